@@ -63,11 +63,6 @@ impl<'f> Change<'f> {
         Ok(guard.get_or_insert_with(holes))
     }
 
-    /// A leader's page is written at commit.
-    pub(super) fn touch_leader(&mut self, leader: GroupIndex) {
-        self.dirty.insert(leader.0);
-    }
-
     /// A leader that the file now reaches: starts with no group but itself.
     pub(super) fn add_leader(&mut self, leader: GroupIndex) {
         let mut guard = self.file.groups().write(leader);

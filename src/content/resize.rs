@@ -133,7 +133,7 @@ impl File {
         let before = self.len();
         // The record replaces group 0's page in one write; from then on it is what the file is.
         let done = self.put_record(&plain, before);
-        if done.is_ok() || self.len() == len {
+        if done.is_ok() {
             self.groups().clear();
             **form = Form::Inline(plain);
         }

@@ -10,7 +10,7 @@ pub mod names;
 pub mod random;
 
 pub use block::{FileKeys, Tampered};
-pub use locked::Secret;
+pub use locked::{LockStatus, Locked, Secret, lock_status};
 pub use names::{DirKey, LinkKey, XattrKey};
 
 /// The key of one file's content. Only wrapped copies of it are stored.

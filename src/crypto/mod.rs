@@ -11,7 +11,7 @@ pub mod random;
 pub mod seal;
 
 pub use block::{FileKeys, Tampered};
-pub use locked::Secret;
+pub use locked::{LockStatus, Locked, Secret, lock_status};
 pub use names::{DirKey, LinkKey, XattrKey};
 pub use seal::SealKey;
 

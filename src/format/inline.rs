@@ -9,10 +9,14 @@
 //!   32  ciphertext        plain_len bytes
 //! ```
 
-use super::layout::INLINE_HEAD;
+use super::layout::{INLINE_HEAD, INLINE_MAX};
 
 /// First byte of an inline record.
 pub const KIND_INLINE: u8 = 1;
+/// Where the nonce stands.
+pub const NONCE_AT: usize = 4;
+/// Where the tag stands.
+pub const TAG_AT: usize = 16;
 
 /// The decoded head of an inline record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,11 +55,35 @@ impl InlineHead {
 
     /// The head's 32 bytes.
     pub fn encode(&self) -> [u8; INLINE_HEAD] {
-        todo!()
+        let mut out = [0; INLINE_HEAD];
+        let (bound, rest) = out.split_at_mut(NONCE_AT);
+        let (nonce, tag) = rest.split_at_mut(TAG_AT - NONCE_AT);
+        bound.copy_from_slice(&self.bound());
+        nonce.copy_from_slice(&self.nonce);
+        tag.copy_from_slice(&self.tag);
+        out
     }
 
     /// Decodes the head of a lower file.
-    pub fn decode(_bytes: &[u8]) -> Result<Self, InlineError> {
-        todo!()
+    ///
+    /// Only the head is looked at: how `plain_len` fits the length of the lower file is the caller's to judge.
+    pub fn decode(bytes: &[u8]) -> Result<Self, InlineError> {
+        let (head, _) = bytes.split_first_chunk::<INLINE_HEAD>().ok_or(InlineError::Short(bytes.len()))?;
+        let [kind, zero, a, b, rest @ ..] = head;
+        if *kind != KIND_INLINE {
+            return Err(InlineError::Kind(*kind));
+        }
+        if *zero != 0 {
+            return Err(InlineError::Reserved(1));
+        }
+        let plain_len = u16::from_le_bytes([*a, *b]);
+        if u64::from(plain_len) > INLINE_MAX {
+            return Err(InlineError::Length(plain_len));
+        }
+        let (mut nonce, mut tag) = ([0; 12], [0; 16]);
+        let (n, t) = rest.split_at(TAG_AT - NONCE_AT);
+        nonce.copy_from_slice(n);
+        tag.copy_from_slice(t);
+        Ok(Self { plain_len, nonce, tag })
     }
 }

@@ -52,7 +52,6 @@ impl BlockIndex {
     }
 
     /// Place of the block within its group, `0..128`.
-    #[expect(clippy::cast_possible_truncation, reason = "below 128")]
     pub const fn slot(self) -> usize {
         (self.0 % GROUP_BLOCKS_U64) as usize
     }
@@ -102,7 +101,6 @@ impl GroupIndex {
     }
 
     /// Place of the group in its leader's bitmap, `0..2048`.
-    #[expect(clippy::cast_possible_truncation, reason = "below 2048")]
     pub const fn bit(self) -> usize {
         (self.0 % LEADER_SPAN) as usize
     }

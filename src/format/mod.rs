@@ -8,5 +8,6 @@ pub mod header;
 pub mod ids;
 pub mod inline;
 pub mod layout;
+pub mod links;
 pub mod map;
 pub mod names;

@@ -1,5 +1,6 @@
 //! The life of a mount: unlock, mount, go into the sandbox, serve, and leave the vault whole.
 
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,9 @@ use crate::keys::{self, Unlock};
 
 /// After a signal to end, this long for programs to let go of their open files.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// What the background process has for a terminal.
+const NULL: &str = "/dev/null";
 
 /// What to mount where, and how.
 #[derive(Clone, Debug)]
@@ -45,8 +49,11 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
     harden::raise_descriptor_limit();
     let blocked = signals::block().map_err(CliError::io(Path::new("signals")))?;
     start_log(plan, life)?;
+    let nowhere = OpenOptions::new().read(true).write(true).open(NULL).map_err(CliError::io(Path::new(NULL)))?;
     if life == Life::Background {
         let _ = rustix::process::setsid();
+        // A working directory would keep its filesystem busy.
+        rustix::process::chdir("/").map_err(|e| CliError::Io("/".into(), e.into()))?;
     }
     let mut guardian = Guardian::start(&plan.mount_point).map_err(CliError::io(Path::new("/proc/self/exe")))?;
     let fs = Arc::new(open(plan, passphrase)?);
@@ -56,7 +63,7 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
     told.map_err(CliError::io(Path::new("the guardian")))?;
     enter_sandbox(plan)?;
     let wishes = signals::listen(blocked).map_err(CliError::io(Path::new("signals")))?;
-    report_ready(life).map_err(CliError::io(Path::new("stdout")))?;
+    report_ready(life, &nowhere).map_err(CliError::io(Path::new("stdout")))?;
     info!("mounted: filesystem {}", mounted.device());
     let served = serve(mounted, &mut guardian, &wishes);
     fs.close();
@@ -120,23 +127,16 @@ fn enter_sandbox(plan: &Plan) -> Result<(), CliError> {
 }
 
 /// Lets the waiting `mount` return, and lets go of its terminal.
-fn report_ready(life: Life) -> std::io::Result<()> {
+fn report_ready(life: Life, nowhere: &File) -> std::io::Result<()> {
     if life == Life::Foreground {
         return Ok(());
     }
-    // Opened through a descriptor made before the sandbox would be no better: /dev/null needs no right to be dup'ed.
     let mut stdout = std::io::stdout();
     stdout.write_all(mount::READY)?;
     stdout.flush()?;
-    detach_stdio()
-}
-
-fn detach_stdio() -> std::io::Result<()> {
-    let (reader, _) = std::io::pipe()?;
-    let (_, writer) = std::io::pipe()?;
-    rustix::stdio::dup2_stdin(&reader)?;
-    rustix::stdio::dup2_stdout(&writer)?;
-    rustix::stdio::dup2_stderr(&writer)?;
+    rustix::stdio::dup2_stdin(nowhere)?;
+    rustix::stdio::dup2_stdout(nowhere)?;
+    rustix::stdio::dup2_stderr(nowhere)?;
     Ok(())
 }
 

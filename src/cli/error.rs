@@ -68,7 +68,7 @@ impl CliError {
             Self::InUse(_) => Exit::InUse,
             Self::Key(e) => key_exit(e),
             Self::Top(_, FsError::Key(e)) => key_exit(e),
-            Self::Kms(e) => kms_exit(e.as_ref()),
+            Self::Kms(e) => super::store::exit_of(e.as_ref()),
             Self::MountPoint(..) | Self::Busy(_) | Self::NotMounted(_) => Exit::MountPoint,
             Self::Mount(..) => Exit::Fuse,
             Self::Secret(_) | Self::NoProtection(_) => Exit::KeyDenied,
@@ -158,7 +158,7 @@ fn vault_exit(e: &OpenError) -> Exit {
     }
 }
 
-fn key_exit(e: &KeyError) -> Exit {
+pub(super) fn key_exit(e: &KeyError) -> Exit {
     match e {
         KeyError::Uri { .. } => Exit::Usage,
         KeyError::Disabled(_) | KeyError::Denied(_) | KeyError::Foreign => Exit::KeyDenied,
@@ -176,14 +176,6 @@ fn key_advice(e: &KeyError) -> Option<String> {
         KeyError::Denied(_) | KeyError::Unreachable(_) | KeyError::NoSuchRow(_) | KeyError::Header(_) => return None,
     };
     Some(text.into())
-}
-
-/// Errors of the `kms` commands come in a box; what they are decides the code.
-fn kms_exit(e: &(dyn std::error::Error + 'static)) -> Exit {
-    if let Some(e) = e.downcast_ref::<KeyError>() {
-        return key_exit(e);
-    }
-    super::store::exit_of(e)
 }
 
 impl fmt::Display for CliError {

@@ -73,7 +73,12 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
     }
 }
 
+/// One line of JSON.
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain structures with string keys encode")
+}
+
 /// The passphrase for `kms` commands, which open the store themselves.
 fn args_passphrase(_args: &kms::KmsArgs) -> std::io::Result<Option<zeroize::Zeroizing<String>>> {
-    secrets::KeyArgs::default().any_passphrase().map_err(std::io::Error::other)
+    secrets::KeyArgs::default().any_passphrase().map_err(|e| std::io::Error::other(e.to_string()))
 }

@@ -21,7 +21,7 @@ use crate::keys;
 pub(super) const READY: &[u8] = b"ready\n";
 
 pub(super) fn run(args: &MountArgs, argv: &[OsString]) -> Result<Exit, CliError> {
-    let options = MountOptions::new(args)?;
+    let options = MountOptions::new(args)?.absolute().map_err(CliError::io(Path::new(".")))?;
     let vault = canonical_vault(&args.vault)?;
     let mount_point = mount_point::check(&args.mount_point, &vault, options.nonempty)?;
     let plan = Plan { vault, mount_point, options };

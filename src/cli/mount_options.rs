@@ -45,6 +45,14 @@ impl MountOptions {
         Ok(options)
     }
 
+    /// With paths that stay true when the daemon leaves this working directory.
+    pub(super) fn absolute(mut self) -> std::io::Result<Self> {
+        for path in [&mut self.log_file, &mut self.key.kms_dir].into_iter().flatten() {
+            *path = std::path::absolute(&path)?;
+        }
+        Ok(self)
+    }
+
     fn apply(&mut self, word: &str) -> Result<(), CliError> {
         match word.split_once('=').unwrap_or((word, "")) {
             ("ro", _) => self.read_only = true,

@@ -16,7 +16,8 @@ use super::exit::Exit;
 use super::mount_point;
 use crate::format::names::VAULT_DIR;
 use crate::fuse::{MountError, mountinfo};
-use crate::vault::lock::LOCK_FILE;
+/// The file whose flock says that the vault is in use.
+const LOCK_FILE: &str = "lock";
 
 /// After this long a waiting person is told what for.
 const PATIENCE: Duration = Duration::from_secs(2);

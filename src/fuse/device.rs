@@ -175,7 +175,7 @@ fn parse_line(line: &[u8]) -> Option<MountLine> {
 }
 
 /// A path as `/proc/self/mountinfo` writes it: space, tab, newline and backslash as three octal digits.
-pub fn unescape(text: &[u8]) -> PathBuf {
+fn unescape(text: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, tail)) = rest.split_first() {

@@ -12,5 +12,5 @@ mod report;
 mod seek;
 mod session;
 
-pub use device::{MountError, mountinfo, unescape};
+pub use device::{MountError, MountLine, mountinfo};
 pub use session::{DeviceNumber, MountConfig, Mounted, mount};

@@ -37,10 +37,7 @@ struct Key {
 
 pub(super) fn run(args: &InfoArgs) -> Result<Exit, CliError> {
     let config = keys::read_config(&args.vault)?;
-    let keyring = match args.key.unlock_quietly()? {
-        Some(unlock) => Some(keys::open_vault(&args.vault, &unlock)),
-        None => None,
-    };
+    let keyring = args.key.unlock_quietly()?.map(|unlock| keys::open_vault(&args.vault, &unlock));
     let (opened, trouble) = match keyring {
         // A changed config is an attack or a damaged disk: never shown as if it were true.
         Some(Err(e @ keys::OpenError::Tampered(_))) => return Err(e.into()),

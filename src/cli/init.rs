@@ -25,8 +25,10 @@ fn refuse_unsuitable(args: &InitArgs) -> Result<(), CliError> {
         return Err(OpenError::Exists(path()).into());
     }
     match std::fs::read_dir(&args.vault) {
-        Ok(mut entries) if entries.next().is_some() => Err(OpenError::NotEmpty(path()).into()),
-        Ok(_) => Ok(()),
+        Ok(mut entries) => match entries.next() {
+            Some(_) => Err(OpenError::NotEmpty(path()).into()),
+            None => Ok(()),
+        },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(CliError::Io(args.vault.clone(), e)),
     }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use env_logger::{Builder, Target};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, Log, Metadata, Record};
 use parking_lot::Mutex;
 
 use super::error::CliError;
@@ -89,9 +89,4 @@ impl Log for Syslog {
     }
 
     fn flush(&self) {}
-}
-
-/// Whether anything is logged at all, for the one note that `mount` prints otherwise.
-pub(super) fn is_silent() -> bool {
-    log::max_level() == LevelFilter::Off
 }

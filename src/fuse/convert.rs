@@ -60,7 +60,6 @@ pub(super) fn bare_attr(ino: u64, mode: u32) -> FileAttr {
 }
 
 /// The twelve permission bits.
-#[expect(clippy::cast_possible_truncation, reason = "twelve bits")]
 fn permissions(mode: u32) -> u16 {
     (mode & 0o7777) as u16
 }

@@ -61,8 +61,15 @@ impl CliError {
         move |e| Self::Io(path.to_owned(), e)
     }
 
-    /// What the process ends with.
-    pub(super) fn exit(&self) -> Exit {
+    /// What the process ends with; the background process has chosen already.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Daemon(code) => *code,
+            other => other.exit().code(),
+        }
+    }
+
+    fn exit(&self) -> Exit {
         match self {
             Self::Vault(e) => vault_exit(e),
             Self::InUse(_) => Exit::InUse,

@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             error.print();
-            error.exit().into()
+            ExitCode::from(error.code())
         }
     }
 }

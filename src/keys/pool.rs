@@ -72,6 +72,8 @@ struct State {
     version: Option<u16>,
     checked: Option<Instant>,
     started: bool,
+    /// Set by the first take: a mount that only reads makes no keys.
+    wanted: bool,
     stop: bool,
 }
 
@@ -89,6 +91,7 @@ impl Pool {
         self.notice_rotation();
         let (taken, epoch) = {
             let mut state = self.shared.state.lock();
+            state.wanted = true;
             let taken = state.ready.pop_front();
             if state.ready.len() <= self.shared.low {
                 self.shared.wake.notify_one();
@@ -192,7 +195,8 @@ impl Shared {
                 continue;
             }
             let (missing, epoch) = (self.size.saturating_sub(state.ready.len()), state.epoch);
-            let fill_at = if state.ready.len() <= self.low && missing > 0 { failures.retry_at(now) } else { chore_at };
+            let fill = state.wanted && missing > 0 && state.ready.len() <= self.low;
+            let fill_at = if fill { failures.retry_at(now) } else { chore_at };
             if fill_at > now {
                 self.wake.wait_until(&mut state, fill_at.min(chore_at));
                 continue;

@@ -70,7 +70,7 @@ impl Cache {
         header: &FileHeader,
         unwrap: impl FnOnce() -> Result<DataKey, KeyError>,
     ) -> Result<Arc<FileKeys>, KeyError> {
-        let name = header.encode();
+        let name = header.encode()?;
         let landing = loop {
             let flight = {
                 let mut state = self.state.lock();

@@ -23,7 +23,7 @@ use crate::format::ids::{FileId, VaultId};
 pub use embedded::{EnsuredKey, ensure_embedded_key};
 pub use init::init_vault;
 pub use keyring::{Keyring, Tuning};
-pub use open::{OpenError, open_vault, read_config};
+pub use open::{OpenError, open_vault, open_vault_tuned, read_config};
 pub use uri::{DEFAULT_URI, KeyUri};
 
 /// What a wrapped key is bound to: the KMS's encryption context, an AEAD's associated data.

@@ -72,6 +72,8 @@ struct State {
     version: Option<u16>,
     checked: Option<Instant>,
     started: bool,
+    /// Set by the first take: a mount that only reads makes no keys.
+    wanted: bool,
     stop: bool,
 }
 
@@ -89,6 +91,7 @@ impl Pool {
         self.notice_rotation();
         let (taken, epoch) = {
             let mut state = self.shared.state.lock();
+            state.wanted = true;
             let taken = state.ready.pop_front();
             if state.ready.len() <= self.shared.low {
                 self.shared.wake.notify_one();
@@ -175,39 +178,59 @@ impl Shared {
         }
     }
 
-    /// The thread: refills below the low mark, does its chore, until told to stop.
+    /// The thread: refills below the low mark, does its chore now and then, until told to stop.
     fn run(&self) {
-        let mut pause = FIRST_PAUSE;
-        let mut retry_at: Option<Instant> = None;
+        let mut failures = Failures::default();
+        let mut chore_at = Instant::now() + TICK;
         loop {
-            let (missing, epoch) = {
-                let mut state = self.state.lock();
-                if state.stop {
-                    return;
-                }
-                let waits = retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-                let fill = state.ready.len() <= self.low && waits.is_none_or(|w| w.is_zero());
-                if !fill {
-                    let timeout = waits.filter(|w| !w.is_zero()).unwrap_or(TICK);
-                    self.wake.wait_for(&mut state, timeout);
-                }
-                (if fill { self.size - state.ready.len() } else { 0 }, state.epoch)
-            };
-            if missing == 0 {
+            let mut state = self.state.lock();
+            if state.stop {
+                return;
+            }
+            let now = Instant::now();
+            if now >= chore_at {
+                drop(state);
                 (self.chore)();
+                chore_at = now + TICK;
                 continue;
             }
+            let (missing, epoch) = (self.size.saturating_sub(state.ready.len()), state.epoch);
+            let fill = state.wanted && missing > 0 && state.ready.len() <= self.low;
+            let fill_at = if fill { failures.retry_at(now) } else { chore_at };
+            if fill_at > now {
+                self.wake.wait_until(&mut state, fill_at.min(chore_at));
+                continue;
+            }
+            drop(state);
             match self.source.make(missing) {
                 Ok(made) => {
                     self.add(made.into_iter(), epoch);
-                    (pause, retry_at) = (FIRST_PAUSE, None);
+                    failures = Failures::default();
                 }
                 Err(e) => {
                     log::warn!("the pool of data keys is not refilled: {e}");
-                    retry_at = Some(Instant::now() + pause);
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    failures.note();
                 }
             }
         }
+    }
+}
+
+/// Refills that failed in a row, and when the last one did.
+#[derive(Default)]
+struct Failures {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Failures {
+    fn note(&mut self) {
+        self.count += 1;
+        self.last = Some(Instant::now());
+    }
+
+    fn retry_at(&self, now: Instant) -> Instant {
+        let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.count.saturating_sub(1).min(10));
+        self.last.map_or(now, |last| last + pause.min(LONGEST_PAUSE))
     }
 }

@@ -155,10 +155,9 @@ impl Engine {
             path: self.dir.clone(),
             why: format!("key material {id} is missing"),
         })?;
-        let material = Arc::new(Material {
-            blob: SealKey::new(derive::hkdf(secret.expose(), &[], labels::BLOB_KEY)),
-            compact: SealKey::new(derive::hkdf(secret.expose(), &[], labels::COMPACT_KEY)),
-        });
+        let uses = [labels::BLOB_KEY, labels::COMPACT_KEY];
+        let [blob, compact] = derive::hkdf_each(secret.expose(), &[], uses).map(SealKey::new);
+        let material = Arc::new(Material { blob, compact });
         self.memory.lock().materials.put(id.to_owned(), material.clone());
         Ok(material)
     }

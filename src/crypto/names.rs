@@ -84,7 +84,11 @@ impl XattrKey {
     }
 
     /// Full plaintext name of a lower xattr; `value` is needed (and used) only for long names.
-    pub fn decode_name(&self, _lower: &str, _value: impl FnOnce() -> Option<Vec<u8>>) -> Result<Vec<u8>, Tampered> {
+    pub fn decode_name(
+        &self,
+        _lower: &str,
+        _value: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> Result<Vec<u8>, Tampered> {
         todo!()
     }
 

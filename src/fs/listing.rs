@@ -104,11 +104,12 @@ impl Fs {
 
     /// Plaintext of a lower name; `None` for what does not show.
     fn plain_name(&self, open: &OpenListing, lower: &[u8]) -> Result<Option<Vec<u8>>> {
-        let sealed = match names::parse(lower) {
-            LowerName::Short(sealed) => Some(sealed),
+        let key = open.dir.names(self.keyring.vault_key())?;
+        let name = match names::parse(lower) {
+            LowerName::Short(sealed) => key.decode(&sealed).ok(),
             LowerName::Long(hash) => match sidecar::read(&*open.dir, &names::sidecar_name(&hash)) {
-                Ok(sealed) => Some(sealed),
-                // Removed since the lower listing was read, or lost: the warning tells, if it is still there.
+                Ok(sealed) => key.decode_long(&hash, &sealed).ok(),
+                // Removed since the lower listing was read, or lost.
                 Err(Errno::NOENT) => None,
                 Err(e) => return Err(e.into()),
             },
@@ -116,10 +117,6 @@ impl Fs {
             LowerName::Vault if open.inode.ino == TOP => return Ok(None),
             LowerName::Vault | LowerName::Foreign => None,
         };
-        let key = open.dir.names(self.keyring.vault_key())?;
-        let name = sealed.and_then(|s| key.decode(&s).ok());
-        // A sidecar moved beside another entry opens, but is not that entry's name.
-        let name = name.filter(|n| key.encode(n).lower.as_bytes() == lower);
         if name.is_none() && !open.warned.swap(true, Ordering::Relaxed) {
             let text = String::from_utf8_lossy(lower);
             log::warn!(

@@ -74,7 +74,7 @@ impl Fs {
     /// Makes a symlink.
     pub fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Found> {
         let place = self.place(parent, name)?;
-        let lower = self.link_key.encode(target);
+        let lower = self.link_key.encode(target).ok_or(Errno::NAMETOOLONG)?;
         self.make_entry(&place, || {
             entry::symlink(place.dir.as_fd(), &place.name.lower, &lower, (caller.uid, caller.gid))
         })

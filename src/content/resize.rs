@@ -60,7 +60,9 @@ impl File {
         if tail_end > old {
             self.put(old, len.min(tail_end), Source::Zeros)?;
         }
-        self.reach(tail_end.max(old), len)?;
+        if len > tail_end {
+            self.reach(tail_end, len)?;
+        }
         self.lower().set_len(disk_len(len))?;
         let mut change = Change::new(self);
         change.set_length(len);

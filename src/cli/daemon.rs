@@ -66,6 +66,9 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
     report_ready(life, &nowhere).map_err(CliError::io(Path::new("stdout")))?;
     info!("mounted: filesystem {}", mounted.device());
     let served = serve(mounted, &mut guardian, &wishes);
+    if let Err(e) = &served {
+        error!("serving ended early: {e}");
+    }
     fs.close();
     info!("unmounted");
     guardian.dismiss();
@@ -131,13 +134,11 @@ fn report_ready(life: Life, nowhere: &File) -> std::io::Result<()> {
     if life == Life::Foreground {
         return Ok(());
     }
-    let mut stdout = std::io::stdout();
-    stdout.write_all(mount::READY)?;
-    stdout.flush()?;
+    let mut parent = File::from(rustix::stdio::stdout().try_clone_to_owned()?);
     rustix::stdio::dup2_stdin(nowhere)?;
     rustix::stdio::dup2_stdout(nowhere)?;
     rustix::stdio::dup2_stderr(nowhere)?;
-    Ok(())
+    parent.write_all(mount::READY)
 }
 
 /// Serves until the mount is gone, or until someone asks for the end and `GRACE` is over.

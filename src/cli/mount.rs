@@ -34,6 +34,8 @@ pub(super) fn run(args: &MountArgs, argv: &[OsString]) -> Result<Exit, CliError>
     }
     let child = start(argv, unlock.passphrase.as_ref()).map_err(CliError::io(Path::new("/proc/self/exe")))?;
     let done = await_ready(child)?;
+    // The first request shows that the event loops run.
+    rustix::fs::statfs(&plan.mount_point).map_err(|e| CliError::Io(plan.mount_point.clone(), e.into()))?;
     if plan.options.log_file.is_none() && !Path::new(logging::SYSLOG).exists() {
         eprintln!("envelopefs: this machine has no {}: pass --log-file FILE to keep the mount's log", logging::SYSLOG);
     }

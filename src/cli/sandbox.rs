@@ -16,6 +16,9 @@ use super::{harden, seccomp};
 /// The newest landlock this program knows what to ask of; older kernels give what they have.
 const NEWEST: ABI = ABI::V6;
 
+/// Opened by each event loop.
+const FUSE_DEVICE: &str = "/dev/fuse";
+
 /// What is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Active {
@@ -73,7 +76,11 @@ fn landlock(writable: &[&Path], readable: &[&Path]) -> Result<RestrictionStatus,
             rules = rules.add_rule(PathBeneath::new(fd, fitting(path, access)))?;
         }
     }
-    Ok(rules.restrict_self()?)
+    // Each event loop opens the device anew and joins the mount by an ioctl.
+    let device = Path::new(FUSE_DEVICE);
+    let fd = PathFd::new(device).map_err(|e| SandboxError::Path(device.to_owned(), e))?;
+    let serve = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    Ok(rules.add_rule(PathBeneath::new(fd, serve))?.restrict_self()?)
 }
 
 /// A rule on a file may only speak of file rights.

@@ -47,7 +47,7 @@ const SYSLOG: &[i64] = &[libc::SYS_connect, libc::SYS_sendto, libc::SYS_getsocko
 
 /// Older spellings that libraries still use on x86-64.
 #[cfg(target_arch = "x86_64")]
-const ARCH: &[i64] = &[libc::SYS_poll, libc::SYS_time, libc::SYS_arch_prctl];
+const ARCH: &[i64] = &[libc::SYS_poll, libc::SYS_time, libc::SYS_arch_prctl, libc::SYS_dup2];
 #[cfg(not(target_arch = "x86_64"))]
 const ARCH: &[i64] = &[];
 

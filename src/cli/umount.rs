@@ -16,8 +16,7 @@ use super::exit::Exit;
 use super::mount_point;
 use crate::format::names::VAULT_DIR;
 use crate::fuse::{MountError, mountinfo};
-/// The file whose flock says that the vault is in use.
-const LOCK_FILE: &str = "lock";
+use crate::vault::lock::LOCK_FILE;
 
 /// After this long a waiting person is told what for.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -235,12 +235,26 @@ impl Fs {
     }
 
     /// Renames. `flags`: 0, RENAME_NOREPLACE, RENAME_EXCHANGE.
-    pub fn rename(&self, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], flags: u32) -> Result<()> {
+    pub fn rename(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        flags: u32,
+    ) -> Result<()> {
         todo!()
     }
 
     /// Creates and opens a regular file; gives its handle.
-    pub fn create(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32, flags: i32) -> Result<(Found, u64)> {
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Found, u64)> {
         todo!()
     }
 
@@ -301,7 +315,13 @@ impl Fs {
 
     /// Lists from cookie `offset` on until `sink` returns false (full; the entry it refused is not consumed).
     /// With `plus`, entries carry attributes and a reference; a refused entry's reference is given back here.
-    pub fn readdir(&self, fh: u64, offset: u64, plus: bool, sink: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
+    pub fn readdir(
+        &self,
+        fh: u64,
+        offset: u64,
+        plus: bool,
+        sink: &mut dyn FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<()> {
         todo!()
     }
 

@@ -1,5 +1,11 @@
 //! AES-256-GCM-SIV over many blocks.
 
+use aes_gcm_siv::Aes256GcmSiv;
+use aes_gcm_siv::aead::{AeadInOut, KeyInit};
+use zeroize::Zeroize;
+
+use super::Locked;
+
 /// What seals and opens blocks. Implementations must agree byte for byte (RFC 8452).
 pub trait BlockKernel: Send + Sync {
     /// Name for `--kernel` and the log.
@@ -8,4 +14,46 @@ pub trait BlockKernel: Send + Sync {
     fn seal(&self, nonce: &[u8; 12], ad: &[u8], buf: &mut [u8]) -> [u8; 16];
     /// Decrypts `buf` in place. On a wrong tag `buf` is zeroed and `false` comes back.
     fn open(&self, nonce: &[u8; 12], ad: &[u8], buf: &mut [u8], tag: &[u8; 16]) -> bool;
+}
+
+/// The `aes-gcm-siv` crate: AES-NI and PCLMULQDQ where the processor has them, constant-time code elsewhere.
+pub struct PortableKernel(Aes256GcmSiv);
+
+impl PortableKernel {
+    /// Expands a key.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self(Aes256GcmSiv::new(key.into()))
+    }
+
+    /// Expands a key into locked memory.
+    pub fn locked(key: &[u8; 32]) -> Locked<Self> {
+        Locked::new(Self::new(key))
+    }
+}
+
+impl BlockKernel for PortableKernel {
+    fn name(&self) -> &'static str {
+        "portable"
+    }
+
+    fn seal(&self, nonce: &[u8; 12], ad: &[u8], buf: &mut [u8]) -> [u8; 16] {
+        self.0
+            .encrypt_inout_detached(nonce.into(), ad, buf.into())
+            .expect("a message of less than 64 GiB")
+            .into()
+    }
+
+    fn open(&self, nonce: &[u8; 12], ad: &[u8], buf: &mut [u8], tag: &[u8; 16]) -> bool {
+        let opened = self.0.decrypt_inout_detached(nonce.into(), ad, (&mut *buf).into(), tag.into());
+        if opened.is_err() {
+            buf.zeroize();
+        }
+        opened.is_ok()
+    }
+}
+
+impl std::fmt::Debug for PortableKernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PortableKernel(..)")
+    }
 }

@@ -1,6 +1,11 @@
 //! The volume config `.envelopefs/vault.toml`: what describes a vault.
 //!
 //! TOML text; its last line is `mac = "…"` (hex), the authenticator over every byte before that line.
+//! Decoding checks form only; who made the text is `crypto::derive::config_mac_matches`'s to say.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
 
 use super::ids::VaultId;
 
@@ -12,6 +17,10 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const MAX_WRAPPING_KEYS: usize = 64;
 /// The longest config that is read.
 pub const MAX_CONFIG: usize = 1 << 20;
+/// For whoever opens the file in an editor.
+const COMMENT: &str = "# EnvelopeFS volume config. It is authenticated: an edited copy is refused.\n";
+const MAC_OPEN: &str = "mac = \"";
+const MAC_CLOSE: &str = "\"\n";
 
 /// A wrapping key that opens this vault.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,21 +79,239 @@ pub struct SignedConfig<'a> {
 impl VolumeConfig {
     /// The text that the authenticator covers.
     pub fn encode_body(&self) -> String {
-        todo!()
+        let mut out = format!(
+            "{COMMENT}format = {}\nvault_id = \"{}\"\ncreated = {}\nkeys = [\n",
+            self.format, self.vault_id, self.created
+        );
+        for key in &self.keys {
+            let WrappingKey { index, uri, wrapped_vault_key, active } = key;
+            let uri = toml::Value::from(uri.as_str());
+            let wrapped = STANDARD.encode(wrapped_vault_key);
+            out += &format!(
+                "  {{ index = {index}, active = {active}, uri = {uri}, wrapped_vault_key = \"{wrapped}\" }},\n"
+            );
+        }
+        out + "]\n"
     }
 
     /// Body and `mac` line.
-    pub fn join(_body: &str, _mac: &[u8; 32]) -> String {
-        todo!()
+    pub fn join(body: &str, mac: &[u8; 32]) -> String {
+        let mut out = format!("{body}{MAC_OPEN}");
+        for byte in mac {
+            out += &format!("{byte:02x}");
+        }
+        out + MAC_CLOSE
     }
 
     /// Splits and decodes a config file.
-    pub fn parse(_text: &[u8]) -> Result<SignedConfig<'_>, ConfigError> {
-        todo!()
+    ///
+    /// The format is looked at before anything else: a newer config may have any shape.
+    pub fn parse(text: &[u8]) -> Result<SignedConfig<'_>, ConfigError> {
+        let syntax = |e: &dyn std::fmt::Display| ConfigError::Syntax(e.to_string());
+        if text.len() > MAX_CONFIG {
+            return Err(syntax(&format_args!("{} bytes, at most {MAX_CONFIG} are read", text.len())));
+        }
+        let utf8 = std::str::from_utf8(text).map_err(|e| match e.error_len() {
+            None => ConfigError::NoMac,
+            Some(_) => syntax(&e),
+        })?;
+        if let Ok(Probe { format }) = toml::from_str(utf8)
+            && format > i64::from(FORMAT_VERSION)
+        {
+            return Err(ConfigError::Newer { found: u32::try_from(format).unwrap_or(u32::MAX) });
+        }
+        let (body, mac) = split_mac(utf8).ok_or(ConfigError::NoMac)?;
+        let fields: Fields = toml::from_str(body).map_err(|e| syntax(&e))?;
+        Ok(SignedConfig { body: body.as_bytes(), mac, config: fields.check().map_err(ConfigError::Syntax)? })
     }
 
     /// The key that new files are wrapped with.
     pub fn active(&self) -> Option<&WrappingKey> {
         self.keys.iter().find(|k| k.active)
+    }
+}
+
+/// What every format has.
+#[derive(Deserialize)]
+struct Probe {
+    format: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    format: u32,
+    vault_id: String,
+    created: u64,
+    keys: Vec<KeyFields>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFields {
+    index: u8,
+    active: bool,
+    uri: String,
+    wrapped_vault_key: String,
+}
+
+impl Fields {
+    fn check(self) -> Result<VolumeConfig, String> {
+        if self.format != FORMAT_VERSION {
+            return Err(format!("format {} never existed", self.format));
+        }
+        let id = unhex(&self.vault_id).ok_or("`vault_id` is not 32 lowercase hex digits")?;
+        if self.keys.len() > MAX_WRAPPING_KEYS {
+            return Err(format!("{} keys, at most {MAX_WRAPPING_KEYS}", self.keys.len()));
+        }
+        if !self.keys.is_sorted_by(|a, b| a.index < b.index) {
+            return Err("`keys` are not in the order of their index, or one is twice there".into());
+        }
+        let keys = self.keys.into_iter().map(KeyFields::check).collect::<Result<_, _>>()?;
+        Ok(VolumeConfig { format: self.format, vault_id: VaultId(id), created: self.created, keys })
+    }
+}
+
+impl KeyFields {
+    fn check(self) -> Result<WrappingKey, String> {
+        let Self { index, active, uri, wrapped_vault_key } = self;
+        let wrapped_vault_key = STANDARD
+            .decode(wrapped_vault_key)
+            .map_err(|e| format!("`wrapped_vault_key` of key {index} is not base64: {e}"))?;
+        Ok(WrappingKey { index, uri, wrapped_vault_key, active })
+    }
+}
+
+/// Body and authenticator of a config that ends with the `mac` line, spelled exactly as [`VolumeConfig::join`] does.
+fn split_mac(text: &str) -> Option<(&str, [u8; 32])> {
+    let rest = text.strip_suffix(MAC_CLOSE)?;
+    let (rest, hex) = rest.split_at_checked(rest.len().checked_sub(64)?)?;
+    let body = rest.strip_suffix(MAC_OPEN)?;
+    (body.is_empty() || body.ends_with('\n')).then_some((body, unhex(hex)?))
+}
+
+/// Bytes of lowercase hex digits.
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    let mut out = [0; N];
+    if pairs.len() != N {
+        return None;
+    }
+    for (byte, [high, low]) in out.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(out)
+}
+
+const fn digit(c: u8) -> Option<u8> {
+    match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config() -> VolumeConfig {
+        let key = |index, uri: &str, active| WrappingKey {
+            index,
+            uri: uri.into(),
+            wrapped_vault_key: vec![index; 50],
+            active,
+        };
+        VolumeConfig {
+            format: 1,
+            vault_id: VaultId([0xab; 16]),
+            created: 1_700_000_000,
+            keys: vec![
+                key(0, "kms:embedded/alias/main", false),
+                key(3, "pkcs11:token=a\"b\\c;object=\u{e4}", true),
+            ],
+        }
+    }
+
+    fn text(body: &str) -> Vec<u8> {
+        VolumeConfig::join(body, &[0x5a; 32]).into_bytes()
+    }
+
+    fn why(text: &[u8]) -> String {
+        VolumeConfig::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_config_survives_encoding() {
+        let body = config().encode_body();
+        let text = text(&body);
+        let signed = VolumeConfig::parse(&text).unwrap();
+        assert_eq!((signed.body, signed.mac, &signed.config), (body.as_bytes(), [0x5a; 32], &config()));
+        assert_eq!(signed.config.active().map(|k| k.index), Some(3));
+        let whole: toml::Table = toml::from_str(std::str::from_utf8(&text).unwrap()).unwrap();
+        assert_eq!(whole["mac"].as_str().map(str::len), Some(64), "the whole file is one TOML document");
+    }
+
+    #[test]
+    fn a_newer_config_is_told_from_a_broken_one_whatever_its_shape() {
+        for newer in ["format = 2\nshape = \"new\"\n", "format = 2\n[x]\ny = 1\n", "format = 4294967296\n"] {
+            assert!(
+                matches!(VolumeConfig::parse(newer.as_bytes()), Err(ConfigError::Newer { .. })),
+                "{newer}"
+            );
+            assert!(matches!(VolumeConfig::parse(&text(newer)), Err(ConfigError::Newer { .. })), "{newer}");
+        }
+        assert!(matches!(VolumeConfig::parse(&text("format = 7\n")), Err(ConfigError::Newer { found: 7 })));
+        assert!(
+            why(&text(&config().encode_body().replace("format = 1", "format = 0"))).contains("never existed")
+        );
+    }
+
+    #[test]
+    fn a_config_without_its_last_line_is_cut() {
+        let whole = text(&config().encode_body());
+        for end in 0..whole.len() {
+            assert!(matches!(VolumeConfig::parse(&whole[..end]), Err(ConfigError::NoMac)), "{end}");
+        }
+        let upper = String::from_utf8(whole.clone()).unwrap().replace("5a", "5A");
+        assert!(matches!(VolumeConfig::parse(upper.as_bytes()), Err(ConfigError::NoMac)));
+        assert!(matches!(VolumeConfig::parse(&[&whole[..], b"\n"].concat()), Err(ConfigError::NoMac)));
+        let joined = text(config().encode_body().trim_end());
+        assert!(matches!(VolumeConfig::parse(&joined), Err(ConfigError::NoMac)));
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        let body = config().encode_body();
+        let with = |from: &str, to: &str| {
+            assert!(body.contains(from), "{from}");
+            why(&text(&body.replace(from, to)))
+        };
+        assert!(with("created = 1700000000", "shoe_size = 44").contains("shoe_size"));
+        assert!(with("created = 1700000000\n", "").contains("created"));
+        assert!(with("abab", "ABAB").contains("vault_id"));
+        assert!(with("created = 1700000000", "created = -1").contains("created"));
+        assert!(with("index = 3", "index = 0").contains("order of their index"));
+        assert!(with("index = 3", "index = 256").contains("256"));
+        assert!(with("AAAA", "A~AA").contains("base64"));
+        assert!(with("active = true", "active = true, extra = 1").contains("extra"));
+        assert!(why(&text(&body.replace("  { index = 0", "  { index = 0, index = 0"))).contains("duplicate"));
+        assert!(why(b"\xff").contains("utf-8"));
+        assert!(why(&vec![b'#'; MAX_CONFIG + 1]).contains("at most"));
+        let many = (0..65u8).map(|index| WrappingKey { index, ..config().keys[0].clone() }).collect();
+        assert!(why(&text(&VolumeConfig { keys: many, ..config() }.encode_body())).contains("at most 64"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_uri_and_any_bytes_survive(uri in any::<String>(), bytes in proptest::collection::vec(any::<u8>(), 0..99)) {
+            let mut config = config();
+            config.keys[1].uri = uri;
+            config.keys[1].wrapped_vault_key = bytes;
+            let text = text(&config.encode_body());
+            prop_assert_eq!(VolumeConfig::parse(&text).unwrap().config, config);
+        }
     }
 }

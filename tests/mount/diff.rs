@@ -6,7 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, sy
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    CWD, FallocateFlags, RenameFlags, XattrFlags, copy_file_range, fallocate, listxattr, removexattr, renameat_with, setxattr,
+    CWD, FallocateFlags, RenameFlags, XattrFlags, copy_file_range, fallocate, listxattr, removexattr,
+    renameat_with, setxattr,
 };
 
 use crate::harness::{Vault, can_mount, pattern};
@@ -88,7 +89,12 @@ fn random_op(r: &mut Random) -> Op {
         9..=11 => Op::Read { slot: slot(r), at: r.offset(), len: r.len() },
         12..=13 => Op::Truncate { slot: slot(r), len: r.offset() },
         // KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE, plain allocation
-        14..=15 => Op::Allocate { slot: slot(r), flags: *r.pick(&[1, 3, 16, 17, 0]), at: r.offset(), len: 1 + r.len() },
+        14..=15 => Op::Allocate {
+            slot: slot(r),
+            flags: *r.pick(&[1, 3, 16, 17, 0]),
+            at: r.offset(),
+            len: 1 + r.len(),
+        },
         16 => Op::Copy { from: slot(r), to: slot(r), at: r.offset(), into: r.offset(), len: r.len() },
         17..=20 => {
             let flags = *r.pick(&[0, 0, libc::O_APPEND, libc::O_DIRECT, libc::O_TRUNC]);
@@ -136,14 +142,23 @@ impl Tree {
         let at = |path: &Path| self.top.join(path);
         let done = String::new();
         match op {
-            Op::Write { .. } | Op::Read { .. } | Op::Truncate { .. } | Op::Allocate { .. } | Op::Copy { .. } | Op::Sync { .. } => {
+            Op::Write { .. }
+            | Op::Read { .. }
+            | Op::Truncate { .. }
+            | Op::Allocate { .. }
+            | Op::Copy { .. }
+            | Op::Sync { .. } => {
                 return self.on_open_file(op);
             }
             Op::Create(path, mode) => {
                 File::options().write(true).create_new(true).mode(*mode).open(at(path))?;
             }
             Op::Open { slot, path, flags } => {
-                let file = File::options().read(true).write(true).custom_flags(flags & !self.without).open(at(path))?;
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .custom_flags(flags & !self.without)
+                    .open(at(path))?;
                 self.open[*slot] = Some(file);
             }
             Op::Mkdir(path) => fs::create_dir(at(path))?,
@@ -183,7 +198,13 @@ impl Tree {
                 // How much one call copies is its own affair: copied to the end, or to an error.
                 let (mut at, mut into, mut left) = (*at, *into, usize::try_from(*len).unwrap());
                 while left > 0 {
-                    let n = copy_file_range(self.file(*from)?, Some(&mut at), self.file(*to)?, Some(&mut into), left)?;
+                    let n = copy_file_range(
+                        self.file(*from)?,
+                        Some(&mut at),
+                        self.file(*to)?,
+                        Some(&mut into),
+                        left,
+                    )?;
                     if n == 0 {
                         break;
                     }
@@ -225,7 +246,8 @@ fn describe(top: &Path, at: &Path, lines: &mut Vec<String>) {
         if !kind.is_symlink() {
             let mut buf = vec![0_u8; 65_536];
             let n = listxattr(&path, &mut buf).unwrap();
-            names = buf[..n].split(|b| *b == 0).filter(|n| n.starts_with(b"user.")).map(<[u8]>::to_vec).collect();
+            names =
+                buf[..n].split(|b| *b == 0).filter(|n| n.starts_with(b"user.")).map(<[u8]>::to_vec).collect();
             names.sort();
         }
         let values: Vec<_> = names

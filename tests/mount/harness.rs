@@ -96,8 +96,14 @@ impl Vault {
 
     fn paths(home: TempDir) -> Self {
         let at = |name: &str| home.path().join(name);
-        let vault =
-            Self { dir: at("vault"), kms: at("kms"), mnt: at("mnt"), log: at("log"), scratch: at("scratch"), _home: home };
+        let vault = Self {
+            dir: at("vault"),
+            kms: at("kms"),
+            mnt: at("mnt"),
+            log: at("log"),
+            scratch: at("scratch"),
+            _home: home,
+        };
         fs::create_dir(&vault.mnt).unwrap();
         fs::create_dir(&vault.scratch).unwrap();
         vault
@@ -130,7 +136,14 @@ impl Vault {
         // The daemon ends with this thread: a test that is killed leaves no mount behind.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]).args(privileges).arg(env!("CARGO_BIN_EXE_envelopefs"));
-        command.args(["mount", text(&self.dir), text(&self.mnt), "--foreground", "--kms-dir", text(&self.kms)]);
+        command.args([
+            "mount",
+            text(&self.dir),
+            text(&self.mnt),
+            "--foreground",
+            "--kms-dir",
+            text(&self.kms),
+        ]);
         if !options.is_empty() {
             command.args(["-o", options]);
         }
@@ -246,7 +259,10 @@ impl SmallDisk {
         let home = tempfile::tempdir().unwrap();
         let image = home.path().join("image");
         File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin"));
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-m", "0"])
+            .arg(&image)
+            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin"));
         Self::mounted(home, &["-o", "loop", text(&image)])
     }
 

@@ -33,7 +33,8 @@ fn a_read_only_mount_writes_nothing() {
     let mount = vault.mount_with("ro");
     assert_eq!(fs::read_to_string(mount.path("d/f")).unwrap(), "content");
     assert_eq!(fs::read_dir(mount.path("d")).unwrap().count(), 1);
-    let refused = |result: std::io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EROFS));
+    let refused =
+        |result: std::io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EROFS));
     refused(fs::write(mount.path("new"), ""));
     refused(fs::create_dir(mount.path("new")));
     refused(fs::remove_file(mount.path("d/f")));
@@ -70,8 +71,15 @@ fn other_users_own_what_they_make() {
     let vault = Vault::new();
     fs::set_permissions(vault.mnt.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
     let mount = vault.mount_with("allow_other");
-    sh(mount.top(), "chmod 755 .; mkdir -m 1777 t; mkdir -m 2777 g; chgrp daemon g; echo secret > s; chmod 600 s");
-    run(&mut as_user("bin", mount.top(), "umask 027; echo x > t/f; mkdir t/d; ln -s x t/l; mkfifo t/p; echo x > g/f"));
+    sh(
+        mount.top(),
+        "chmod 755 .; mkdir -m 1777 t; mkdir -m 2777 g; chgrp daemon g; echo secret > s; chmod 600 s",
+    );
+    run(&mut as_user(
+        "bin",
+        mount.top(),
+        "umask 027; echo x > t/f; mkdir t/d; ln -s x t/l; mkfifo t/p; echo x > g/f",
+    ));
     let owners = sh(mount.top(), "find t g -mindepth 1 -printf '%p %u:%g %m\\n' | sort");
     let expected = "g/f bin:daemon 640\nt/d bin:bin 750\nt/f bin:bin 640\nt/l bin:bin 777\nt/p bin:bin 640\n";
     assert_eq!(owners, expected);
@@ -84,7 +92,13 @@ fn other_users_own_what_they_make() {
     // Without the option, others do not get in at all.
     mount.unmount();
     let mount = vault.mount();
-    assert!(!as_user("bin", Path::new("/"), &format!("ls {}", text(mount.top()))).output().unwrap().status.success());
+    assert!(
+        !as_user("bin", Path::new("/"), &format!("ls {}", text(mount.top())))
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     mount.unmount();
     vault.assert_sound();
 }
@@ -99,7 +113,8 @@ fn suid_and_dev_need_their_options() {
     fs::set_permissions(vault.mnt.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
     let mount = vault.mount_with("allow_other,suid,dev");
     sh(mount.top(), "chmod 755 .; cp /usr/bin/id .; chown bin id; chmod 4755 id");
-    mknodat(CWD, mount.path("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3)).unwrap();
+    mknodat(CWD, mount.path("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3))
+        .unwrap();
     let who = |mount: &Path| run(&mut as_user("daemon", mount, "./id -un"));
     assert_eq!(who(mount.top()), "bin\n");
     fs::write(mount.path("null"), "swallowed").unwrap();

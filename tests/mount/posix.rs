@@ -9,8 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Timespec, Timestamps, XattrFlags,
-    fcntl_lock, flock, getxattr, listxattr, mknodat, openat, removexattr, renameat_with, seek, setxattr, statvfs, utimensat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Timespec,
+    Timestamps, XattrFlags, fcntl_lock, flock, getxattr, listxattr, mknodat, openat, removexattr,
+    renameat_with, seek, setxattr, statvfs, utimensat,
 };
 use rustix::io::Errno;
 
@@ -114,7 +115,13 @@ fn open_files_survive_the_rename_of_a_parent() {
     let vault = Vault::new();
     let mount = vault.mount();
     fs::create_dir_all(mount.path("a/b/c")).unwrap();
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(mount.path("a/b/c/f")).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(mount.path("a/b/c/f"))
+        .unwrap();
     let dir = openat(CWD, mount.path("a/b/c"), OFlags::DIRECTORY, Mode::empty()).unwrap();
     fs::rename(mount.path("a"), mount.path("z")).unwrap();
     fs::create_dir_all(mount.path("a/b/c")).unwrap();
@@ -136,8 +143,15 @@ fn names_of_any_bytes_up_to_255_work() {
     }
     let vault = Vault::new();
     let mount = vault.mount();
-    let mut names: Vec<Vec<u8>> = [1, 2, 100, 174, 175, 176, 177, 200, 254, 255].map(|n| vec![b'x'; n]).to_vec();
-    names.extend([b"\xff\xfe not text".to_vec(), b"new\nline".to_vec(), b"...".to_vec(), "ümläut".into(), b"~x.n".to_vec()]);
+    let mut names: Vec<Vec<u8>> =
+        [1, 2, 100, 174, 175, 176, 177, 200, 254, 255].map(|n| vec![b'x'; n]).to_vec();
+    names.extend([
+        b"\xff\xfe not text".to_vec(),
+        b"new\nline".to_vec(),
+        b"...".to_vec(),
+        "ümläut".into(),
+        b"~x.n".to_vec(),
+    ]);
     names.extend([b".envelopefs2".to_vec(), b".efs.tmp.x".to_vec(), vec![0xff; 255]]);
     for (i, name) in names.iter().enumerate() {
         fs::write(mount.top().join(OsStr::from_bytes(name)), [i as u8]).unwrap();
@@ -195,7 +209,8 @@ fn symlink_targets_are_kept_and_hidden() {
     }
     let vault = Vault::new();
     let mount = vault.mount();
-    let targets: Vec<Vec<u8>> = vec![b"x".to_vec(), b"secret-target".to_vec(), b"\xff\n".to_vec(), vec![b't'; 2000]];
+    let targets: Vec<Vec<u8>> =
+        vec![b"x".to_vec(), b"secret-target".to_vec(), b"\xff\n".to_vec(), vec![b't'; 2000]];
     for (i, target) in targets.iter().enumerate() {
         symlink(OsStr::from_bytes(target), mount.path(&format!("l{i}"))).unwrap();
         assert_eq!(fs::symlink_metadata(mount.path(&format!("l{i}"))).unwrap().len(), target.len() as u64);
@@ -228,8 +243,9 @@ fn fifos_and_sockets_work() {
     });
     File::options().write(true).open(&fifo).unwrap().write_all(b"through the fifo").unwrap();
     assert_eq!(reader.join().unwrap(), "through the fifo");
-    let _listener = std::os::unix::net::UnixListener::bind(mount.path("s")).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(mount.path("s")).unwrap();
     std::os::unix::net::UnixStream::connect(mount.path("s")).unwrap();
+    drop(listener);
     mount.unmount();
     let mount = vault.mount();
     assert!(fs::metadata(mount.path("fifo")).unwrap().file_type().is_fifo());
@@ -270,7 +286,8 @@ fn user_xattrs_are_kept_and_hidden() {
     for path in [mount.path("f"), mount.path("d")] {
         let mut buf = vec![0_u8; 65_536];
         let n = listxattr(&path, &mut buf).unwrap();
-        let names: BTreeSet<_> = buf[..n].split(|b| *b == 0).filter(|s| !s.is_empty()).map(<[u8]>::to_vec).collect();
+        let names: BTreeSet<_> =
+            buf[..n].split(|b| *b == 0).filter(|s| !s.is_empty()).map(<[u8]>::to_vec).collect();
         let expected = ["user.visible", "user.empty", &long].map(|s| s.as_bytes().to_vec());
         assert_eq!(names, BTreeSet::from(expected));
         let n = getxattr(&path, "user.visible", &mut buf).unwrap();
@@ -296,7 +313,9 @@ fn acls_are_kept_inherited_and_enforced() {
     assert!(acl.contains("user:bin:rw-") && acl.contains("default:user:bin:rw-"), "{acl}");
     let as_bin = |line: &str| {
         let mut command = std::process::Command::new("setpriv");
-        command.args(["--reuid", "bin", "--regid", "bin", "--clear-groups", "sh", "-c", line]).current_dir(mount.top());
+        command
+            .args(["--reuid", "bin", "--regid", "bin", "--clear-groups", "sh", "-c", line])
+            .current_dir(mount.top());
         command
     };
     assert_eq!(run(&mut as_bin("cat d/f && echo more >> d/f && echo own > d/own")), "inherited\n");
@@ -328,10 +347,12 @@ fn locks_exclude_others() {
     fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
     // fcntl locks are a process's own: python asks from another one.
     let ask = "import fcntl,sys\nf=open(sys.argv[1],'r+')\ntry: fcntl.lockf(f,fcntl.LOCK_EX|fcntl.LOCK_NB)\nexcept OSError: print('held')\nelse: print('free')";
-    let python = |path: &std::path::Path| run(std::process::Command::new("python3").args(["-c", ask]).arg(path));
+    let python =
+        |path: &std::path::Path| run(std::process::Command::new("python3").args(["-c", ask]).arg(path));
     assert_eq!(python(&path), "held\n");
     fcntl_lock(&file, FlockOperation::Unlock).unwrap();
     assert_eq!(python(&path), "free\n");
+    drop(file);
     mount.unmount();
 }
 
@@ -411,6 +432,7 @@ fn cookies_of_a_large_directory_are_stable() {
     }
     let again: BTreeSet<_> = list(all[5999].1, usize::MAX).into_iter().map(|e| e.0).collect();
     assert!(rest.iter().all(|n| again.contains(n)), "an entry was skipped");
+    drop(dir);
     mount.unmount();
 }
 
@@ -447,6 +469,7 @@ fn statfs_and_fsync_answer() {
     file.write_all(b"durable").unwrap();
     file.sync_data().unwrap();
     file.sync_all().unwrap();
+    drop(file);
     File::open(mount.path("d")).unwrap().sync_all().unwrap();
     let mut seen = String::new();
     File::open(mount.path("d/f")).unwrap().read_to_string(&mut seen).unwrap();

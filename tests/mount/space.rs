@@ -56,6 +56,7 @@ fn holes_are_found_and_take_no_space() {
     file.read_exact_at(&mut seen, 2 << 30).unwrap();
     assert!(seen.iter().all(|b| *b == 0), "a hole reads as zeros");
     assert_eq!(file.metadata().unwrap().len(), len);
+    drop(file);
     mount.unmount();
     vault.assert_sound();
 }
@@ -75,14 +76,18 @@ fn punched_and_zeroed_ranges_read_as_zeros() {
     let full = file.metadata().unwrap().blocks();
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let zero = FallocateFlags::ZERO_RANGE;
-    let ranges = [(punch, 100, 50), (punch, 4000, 9000), (punch, GROUP - 1, GROUP + 2), (zero, 1_500_001, 77_777)];
+    let ranges =
+        [(punch, 100, 50), (punch, 4000, 9000), (punch, GROUP - 1, GROUP + 2), (zero, 1_500_001, 77_777)];
     for (flags, at, len) in ranges {
         fallocate(&file, flags, at, len).unwrap();
         expected[at as usize..(at + len) as usize].fill(0);
         assert!(fs::read(mount.path("f")).unwrap() == expected, "{flags:?} of {len} bytes at {at}");
     }
     file.sync_all().unwrap();
-    assert!(file.metadata().unwrap().blocks() + GROUP / 512 <= full + 16, "the punched group still takes space");
+    assert!(
+        file.metadata().unwrap().blocks() + GROUP / 512 <= full + 16,
+        "the punched group still takes space"
+    );
     assert_eq!(seek(&file, SeekFrom::Hole(GROUP)), Ok(GROUP));
     fallocate(&file, zero, (2 << 20) - 10, 1000).unwrap();
     expected[(2 << 20) - 10..].fill(0);
@@ -157,7 +162,10 @@ fn truncation_forgets_what_it_cut() {
         let mut expected = pattern(long as usize, i as u64);
         expected.truncate(short as usize);
         expected.resize(long as usize + 5000, 0);
-        assert!(fs::read(mount.path(&format!("f{i}"))).unwrap() == expected, "{long} cut to {short}, remounted");
+        assert!(
+            fs::read(mount.path(&format!("f{i}"))).unwrap() == expected,
+            "{long} cut to {short}, remounted"
+        );
     }
     mount.unmount();
 }
@@ -225,6 +233,7 @@ fn direct_and_buffered_io_agree() {
         direct.read_exact_at(&mut seen, 0).unwrap();
         assert!(seen == expected, "direct read of a buffered write of {len} bytes at {at}");
     }
+    drop((direct, buffered));
     mount.unmount();
     vault.assert_sound();
 }
@@ -256,6 +265,7 @@ fn ranges_are_copied() {
     let copy = expected[..n].to_vec();
     expected.extend(copy);
     assert!(fs::read(mount.path("to")).unwrap() == expected, "within one file");
+    drop((from, to));
     mount.unmount();
     vault.assert_sound();
 }

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use envelopefs::format::header::{DIR_XATTR, HEADER_XATTR};
-use envelopefs::format::layout::{BLOCK, BlockIndex, GROUP_DISK, GROUP_PLAIN, GroupIndex, MAP_PAGE, disk_len};
+use envelopefs::format::layout::{
+    BLOCK, BlockIndex, GROUP_DISK, GROUP_PLAIN, GroupIndex, MAP_PAGE, disk_len,
+};
 use envelopefs::format::map::{ENTRIES_AT, ENTRY, NONCE_AT, TAG_AT};
 use rustix::fs::{XattrFlags, getxattr, removexattr, setxattr};
 
@@ -100,14 +102,24 @@ impl Sample {
     }
 
     /// Tampers, then expects `broken` places to give EIO and `intact` ones their old content.
-    fn case(&self, what: &str, tamper: impl FnOnce(&Self), broken: &[(&Sealed, u64)], intact: &[(&Sealed, u64)]) {
+    fn case(
+        &self,
+        what: &str,
+        tamper: impl FnOnce(&Self),
+        broken: &[(&Sealed, u64)],
+        intact: &[(&Sealed, u64)],
+    ) {
         tamper(self);
         let logged = self.vault.log().len();
         let mount = self.vault.mount();
         for (file, at) in broken {
             let errno = read_at(&mount.path(file.name), *at).err();
             let expected = [libc::EIO, libc::ENOKEY, libc::EKEYREJECTED];
-            assert!(errno.is_some_and(|e| expected.contains(&e)), "{what}: {} at {at} gave {errno:?}", file.name);
+            assert!(
+                errno.is_some_and(|e| expected.contains(&e)),
+                "{what}: {} at {at} gave {errno:?}",
+                file.name
+            );
         }
         for (file, at) in intact {
             let seen = read_at(&mount.path(file.name), *at);
@@ -178,7 +190,11 @@ fn a_flipped_bit_in_a_block_is_refused() {
         let what = format!("block {index} byte {within}");
         let intact = [(&s.big, block(beside).0), (&s.other, plain)];
         s.case(&what, |s| s.big.flip(disk + within), &[(&s.big, plain)], &intact);
-        assert!(s.vault.log().contains(&format!("block {index}:")), "the log names block {index}: {}", s.vault.log());
+        assert!(
+            s.vault.log().contains(&format!("block {index}:")),
+            "the log names block {index}: {}",
+            s.vault.log()
+        );
     }
 }
 
@@ -202,7 +218,12 @@ fn a_flipped_bit_in_a_map_page_is_refused() {
     // A later leader, whose bitmap tells which groups exist.
     let leader = GroupIndex(2048).disk_start();
     for at in [0, TAG_AT as u64, 256, 511] {
-        s.case("second leader", |s| s.sparse.flip(leader + at), &[(&s.sparse, FAR + 5 * GROUP_PLAIN)], &[(&s.sparse, 0)]);
+        s.case(
+            "second leader",
+            |s| s.sparse.flip(leader + at),
+            &[(&s.sparse, FAR + 5 * GROUP_PLAIN)],
+            &[(&s.sparse, 0)],
+        );
     }
 }
 
@@ -249,7 +270,12 @@ fn moved_blocks_are_refused() {
     s.case("from another file", foreign, &[(&s.big, plain9)], &between);
     let group = |s: &Sample| s.big.put(GROUP_DISK, &s.other.bytes(GROUP_DISK, GROUP_DISK as usize));
     let around = [(&s.big, 0), (&s.big, 2 * GROUP_PLAIN)];
-    s.case("a group from another file", group, &[(&s.big, GROUP_PLAIN), (&s.big, GROUP_PLAIN + 50_000)], &around);
+    s.case(
+        "a group from another file",
+        group,
+        &[(&s.big, GROUP_PLAIN), (&s.big, GROUP_PLAIN + 50_000)],
+        &around,
+    );
     let groups = |s: &Sample| {
         s.big.put(GROUP_DISK, &s.big.bytes(2 * GROUP_DISK, GROUP_DISK as usize));
         s.big.put(2 * GROUP_DISK, &s.big.bytes(GROUP_DISK, GROUP_DISK as usize));
@@ -276,7 +302,12 @@ fn injected_holes_are_refused() {
     };
     s.case("block and entry", with_entry, &[(&s.big, plain)], &around);
     s.case("map page", |s| s.big.zero(group, MAP_PAGE), &[(&s.big, plain)], &around);
-    s.case("group", |s| s.big.zero(group, GROUP_DISK as usize), &[(&s.big, GROUP_PLAIN), (&s.big, plain)], &around);
+    s.case(
+        "group",
+        |s| s.big.zero(group, GROUP_DISK as usize),
+        &[(&s.big, GROUP_PLAIN), (&s.big, plain)],
+        &around,
+    );
     let punch = |s: &Sample| {
         let range = ["-p", "-o", &group.to_string(), "-l", &GROUP_DISK.to_string()].map(str::to_owned);
         run(Command::new("fallocate").args(range).arg(&s.big.lower));
@@ -290,7 +321,12 @@ fn injected_holes_are_refused() {
     let leader = GroupIndex(2048).disk_start();
     s.case("second leader", |s| s.sparse.zero(leader, MAP_PAGE), &[(&s.sparse, far)], &[(&s.sparse, 0)]);
     let group = GroupIndex(2048 + 5).disk_start();
-    s.case("far group", |s| s.sparse.zero(group, GROUP_DISK as usize), &[(&s.sparse, far)], &[(&s.sparse, 0)]);
+    s.case(
+        "far group",
+        |s| s.sparse.zero(group, GROUP_DISK as usize),
+        &[(&s.sparse, far)],
+        &[(&s.sparse, 0)],
+    );
 }
 
 /// A file cut at any kind of boundary is noticed on open or read.
@@ -321,7 +357,12 @@ fn cuts_are_refused() {
         s.case(what, |s| s.big.cut(len), &[(&s.big, BIG as u64 - 500)], &[(&s.other, BIG as u64 - 500)]);
     }
     let len = disk_len(FAR + 5 * GROUP_PLAIN + 3 * BLOCK as u64);
-    s.case("a sparse file", |s| s.sparse.cut(len / 2), &[(&s.sparse, FAR + 5 * GROUP_PLAIN)], &[(&s.small, 0)]);
+    s.case(
+        "a sparse file",
+        |s| s.sparse.cut(len / 2),
+        &[(&s.sparse, FAR + 5 * GROUP_PLAIN)],
+        &[(&s.small, 0)],
+    );
 }
 
 /// An old version of a block, with or without its old map entry, beside the new rest of its group.
@@ -440,7 +481,9 @@ fn foreign_directory_ids_are_refused() {
     mount.unmount();
     let good = xattr(&a, DIR_XATTR);
     let set = |value: &[u8]| setxattr(&a, DIR_XATTR, value, XattrFlags::empty()).unwrap();
-    for (what, forged) in [("another's", xattr(&b, DIR_XATTR)), ("short", good[..15].to_vec()), ("empty", Vec::new())] {
+    for (what, forged) in
+        [("another's", xattr(&b, DIR_XATTR)), ("short", good[..15].to_vec()), ("empty", Vec::new())]
+    {
         set(&forged);
         let mount = vault.mount();
         assert!(fs::read(mount.path("a/f")).is_err(), "{what}");
@@ -468,8 +511,12 @@ fn changed_symlinks_and_xattrs_are_refused() {
     }
     let vault = Vault::new();
     let mount = vault.mount();
-    sh(mount.top(), "ln -s target1 l1; ln -s target2 l2; echo x > f; setfattr -n user.a -v one f; setfattr -n user.b -v two f");
-    let (l1, l2, f) = (vault.lower(&mount.path("l1")), vault.lower(&mount.path("l2")), vault.lower(&mount.path("f")));
+    sh(
+        mount.top(),
+        "ln -s target1 l1; ln -s target2 l2; echo x > f; setfattr -n user.a -v one f; setfattr -n user.b -v two f",
+    );
+    let (l1, l2, f) =
+        (vault.lower(&mount.path("l1")), vault.lower(&mount.path("l2")), vault.lower(&mount.path("f")));
     mount.unmount();
     let (target1, target2) = (fs::read_link(&l1).unwrap(), fs::read_link(&l2).unwrap());
     let relink = |link: &Path, target: &Path| {

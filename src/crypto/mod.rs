@@ -8,10 +8,12 @@ pub mod kernel;
 pub mod locked;
 pub mod names;
 pub mod random;
+pub mod seal;
 
 pub use block::{FileKeys, Tampered};
 pub use locked::{LockStatus, Locked, Secret, lock_status};
 pub use names::{DirKey, LinkKey, XattrKey};
+pub use seal::SealKey;
 
 /// The key of one file's content. Only wrapped copies of it are stored.
 #[derive(Debug)]

@@ -3,14 +3,28 @@
 //! Invariant: this module never sees file content, and `content` never sees a provider.
 //! No lock is held over a provider call.
 
+mod cache;
+mod embedded;
+mod init;
+mod keyring;
+mod open;
+mod pool;
+mod uri;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::crypto::{DataKey, FileKeys, Secret, VaultKey};
-use crate::format::config::VolumeConfig;
-use crate::format::header::{FileHeader, Wrapped};
+use crate::crypto::{DataKey, FileKeys, Secret};
+use crate::format::header::Wrapped;
 use crate::format::ids::{FileId, VaultId};
+
+pub use embedded::{EnsuredKey, ensure_embedded_key};
+pub use init::init_vault;
+pub use keyring::{Keyring, Tuning};
+pub use open::{OpenError, open_vault, open_vault_tuned, read_config};
+pub use uri::{DEFAULT_URI, KeyUri};
 
 /// What a wrapped key is bound to: the KMS's encryption context, an AEAD's associated data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +38,15 @@ pub struct WrapContext {
 impl WrapContext {
     /// As an AWS KMS EncryptionContext: `envelopefs:vault`, `envelopefs:purpose`, `envelopefs:file`.
     pub fn encryption_context(&self) -> BTreeMap<String, String> {
-        todo!()
+        let purpose = if self.file.is_some() { "file" } else { "vault" };
+        let mut context = BTreeMap::from([
+            ("envelopefs:vault".to_owned(), self.vault.to_string()),
+            ("envelopefs:purpose".to_owned(), purpose.to_owned()),
+        ]);
+        if let Some(file) = &self.file {
+            context.insert("envelopefs:file".to_owned(), file.to_string());
+        }
+        context
     }
 }
 
@@ -84,6 +106,11 @@ pub trait Provider: Send + Sync {
     fn wrap(&self, key: &Secret<32>, context: &WrapContext) -> Result<Wrapped, KeyError>;
     /// Unwraps (AWS Decrypt).
     fn unwrap(&self, wrapped: &Wrapped, context: &WrapContext) -> Result<Secret<32>, KeyError>;
+    /// A number that changes when new keys would be wrapped differently (a rotation). Asked for about once a second,
+    /// so it must be cheap; `None` where the provider cannot tell cheaply.
+    fn wrapping_version(&self) -> Option<u16> {
+        None
+    }
 }
 
 /// A ready identity for a file that is about to be created.
@@ -104,95 +131,4 @@ pub struct Unlock {
     pub kms_dir: Option<std::path::PathBuf>,
     /// Passphrase of the embedded KMS's root key, where it has one.
     pub passphrase: Option<zeroize::Zeroizing<String>>,
-}
-
-/// The keys of one open vault: providers by row, cache of unwrapped data keys, pool of ready ones.
-pub struct Keyring {
-    _private: (),
-}
-
-impl Keyring {
-    /// The vault key, for names, symlinks and xattrs.
-    pub fn vault_key(&self) -> &VaultKey {
-        todo!()
-    }
-
-    /// The volume config this keyring was opened from.
-    pub fn config(&self) -> &VolumeConfig {
-        todo!()
-    }
-
-    /// Takes a ready data key from the pool (which refills in the background), or asks the provider.
-    pub fn new_file(&self) -> Result<NewFile, KeyError> {
-        todo!()
-    }
-
-    /// The keys of an existing file: from the cache, or unwrapped by the first recipient that can.
-    pub fn open_file(&self, _header: &FileHeader) -> Result<Arc<FileKeys>, KeyError> {
-        todo!()
-    }
-
-    /// Wrapping keys by row.
-    pub fn describe(&self) -> Vec<(u8, Result<KeyInfo, KeyError>)> {
-        todo!()
-    }
-
-    /// How many unwraps and generate calls the providers were asked for, for tests that count them.
-    pub fn provider_calls(&self) -> (u64, u64) {
-        todo!()
-    }
-}
-
-/// Why a vault cannot be opened or made.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// No `.envelopefs/vault.toml`.
-    #[error("{0} is no vault: it has no .envelopefs/vault.toml")]
-    NotAVault(String),
-    /// There is one already.
-    #[error("{0} is a vault already")]
-    Exists(String),
-    /// The directory for a new vault holds something.
-    #[error("{0} is not empty")]
-    NotEmpty(String),
-    /// The lower filesystem keeps no user xattrs.
-    #[error("{0}: this filesystem does not keep user extended attributes, which hold the wrapped keys")]
-    NoXattrs(String),
-    /// The config does not decode.
-    #[error("{path}: {source}")]
-    Config {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        source: crate::format::config::ConfigError,
-    },
-    /// The config's authenticator does not match.
-    #[error("{0}: the volume config was changed: its authenticator does not match")]
-    Tampered(String),
-    /// The provider.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// The lower filesystem.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-/// Makes a vault in an empty (or new) directory: vault key, config, root directory id. Durable when it returns.
-pub fn init_vault(_dir: &Path, _key_uri: &str, _unlock: &Unlock) -> Result<VolumeConfig, OpenError> {
-    todo!()
-}
-
-/// Reads and decodes the config without any key; not to be trusted.
-pub fn read_config(_dir: &Path) -> Result<VolumeConfig, OpenError> {
-    todo!()
-}
-
-/// Opens a vault: reads the config, unwraps the vault key, checks the config's authenticator.
-pub fn open_vault(_dir: &Path, _unlock: &Unlock) -> Result<Keyring, OpenError> {
-    todo!()
 }

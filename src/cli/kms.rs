@@ -1,0 +1,332 @@
+//! `envelopefs kms`: the store of the embedded KMS, its keys and aliases. `--json` prints what AWS KMS answers.
+
+use std::error::Error;
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::keys::KeyError;
+use crate::kms::{self, Engine, KeyMetadata, Protection, ProtectionKind};
+
+/// The longest passphrase file that is read.
+const MAX_PASSPHRASE_FILE: u64 = 64 << 10;
+
+/// Where a passphrase comes from when no file is named: `None` where nobody can be asked.
+type Secrets<'a> = &'a dyn Fn() -> io::Result<Option<Zeroizing<String>>>;
+
+/// `envelopefs kms`.
+#[derive(Debug, Args)]
+pub(crate) struct KmsArgs {
+    #[command(subcommand)]
+    command: KmsCommand,
+    /// Directory of the embedded KMS [default: $XDG_DATA_HOME/envelopefs/kms].
+    #[arg(long, value_name = "DIR", env = "ENVELOPEFS_KMS_DIR", hide_env_values = true, global = true)]
+    #[arg(help_heading = "Keys")]
+    kms_dir: Option<PathBuf>,
+    /// Read the passphrase of the KMS store from the first line of a file.
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Keys")]
+    passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum KmsCommand {
+    /// Make an empty KMS store, protected by a passphrase or a key file.
+    Init {
+        /// Keep the root key sealed under a key file (mode 0600) in the store: opens unattended, for whoever reads it.
+        #[arg(long)]
+        key_file: bool,
+    },
+    /// Make a key.
+    CreateKey {
+        /// What the key is for.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        description: String,
+        /// An alias for it.
+        #[arg(long, value_name = "alias/NAME")]
+        alias: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the keys.
+    ListKeys {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show a key.
+    DescribeKey {
+        #[command(flatten)]
+        key: KeyName,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give a key new material, now. What it wrapped before still unwraps.
+    RotateKey {
+        #[command(flatten)]
+        key: KeyName,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the rotations of a key.
+    ListKeyRotations {
+        #[command(flatten)]
+        key: KeyName,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make an alias for a key.
+    CreateAlias {
+        /// The alias.
+        #[arg(value_name = "alias/NAME")]
+        alias: String,
+        #[command(flatten)]
+        key: KeyName,
+    },
+    /// List the aliases.
+    ListAliases {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let a key be used again.
+    EnableKey {
+        #[command(flatten)]
+        key: KeyName,
+    },
+    /// Stop all use of a key: no file that it wrapped opens until it is enabled again.
+    DisableKey {
+        #[command(flatten)]
+        key: KeyName,
+    },
+    /// Protect the store by another passphrase, or by a key file. Keys stay as they are.
+    Passwd {
+        /// Protect it by a key file from now on.
+        #[arg(long, conflicts_with = "new_passphrase_file")]
+        key_file: bool,
+        /// Read the new passphrase from the first line of a file.
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// Print AWS KMS's answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct KeyName {
+    /// Key id, key ARN, alias/NAME or alias ARN.
+    #[arg(value_name = "KEY")]
+    name: String,
+}
+
+/// Runs a `kms` command. `secrets` gives the passphrase where no `--passphrase-file` does.
+pub(crate) fn run(args: &KmsArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Error>> {
+    let dir = args.kms_dir.clone().or_else(kms::default_dir).ok_or_else(|| {
+        KeyError::Unreachable("neither XDG_DATA_HOME nor HOME is set: name the KMS store with --kms-dir".into())
+    })?;
+    let passphrase = || match &args.passphrase_file {
+        Some(path) => first_line(path).map(Some),
+        None => secrets(),
+    };
+    match &args.command {
+        KmsCommand::Init { key_file } => init(&dir, *key_file, &passphrase),
+        KmsCommand::Passwd { key_file, new_passphrase_file } => {
+            passwd(&dir, *key_file, new_passphrase_file.as_deref(), &passphrase)
+        }
+        command => on_keys(command, &open(&dir, &passphrase)?),
+    }
+}
+
+fn on_keys(command: &KmsCommand, kms: &Engine) -> Result<(), Box<dyn Error>> {
+    match command {
+        KmsCommand::Init { .. } | KmsCommand::Passwd { .. } => Ok(()),
+        KmsCommand::CreateKey { description, alias, output } => {
+            create_key(kms, description, alias.as_deref(), output)
+        }
+        KmsCommand::ListKeys { output } => list_keys(kms, output),
+        KmsCommand::DescribeKey { key, output } => {
+            let key = kms.describe_key(&key.name)?;
+            show(output, &json!({ "KeyMetadata": key }), || describe(&key))
+        }
+        KmsCommand::RotateKey { key, output } => {
+            let key = kms.rotate_key_on_demand(&key.name)?;
+            show(output, &json!({ "KeyId": key.key_id }), || {
+                println!("{}  now at version {}", key.key_id, key.version);
+            })
+        }
+        KmsCommand::ListKeyRotations { key, output } => {
+            let all = kms.list_key_rotations(&key.name)?;
+            show(output, &json!({ "Rotations": all, "Truncated": false }), || {
+                for entry in &all {
+                    println!("{}  {}  {}", date(entry.rotation_date), entry.rotation_type, entry.key_material_id);
+                }
+            })
+        }
+        KmsCommand::CreateAlias { alias, key } => Ok(kms.create_alias(alias, &key.name)?),
+        KmsCommand::ListAliases { output } => {
+            let all = kms.list_aliases()?;
+            show(output, &json!({ "Aliases": all, "Truncated": false }), || {
+                for entry in &all {
+                    println!("{}  {}", entry.target_key_id, entry.alias_name);
+                }
+            })
+        }
+        KmsCommand::EnableKey { key } => Ok(kms.enable_key(&key.name)?),
+        KmsCommand::DisableKey { key } => Ok(kms.disable_key(&key.name)?),
+    }
+}
+
+fn init(dir: &Path, key_file: bool, passphrase: Secrets<'_>) -> Result<(), Box<dyn Error>> {
+    let protection = if key_file {
+        Protection::KeyFile
+    } else {
+        // Asked twice: a mistyped passphrase would show only when the first vault does not open.
+        let (first, again) = (passphrase()?, passphrase()?);
+        match (first, again) {
+            (Some(first), Some(again)) if first == again => Protection::Passphrase(first),
+            (Some(_), Some(_)) => return denied("the two passphrases differ; nothing was made"),
+            _ => return denied("a new KMS store needs a passphrase (--passphrase-file, or a terminal) or --key-file"),
+        }
+    };
+    Engine::create(dir, &protection)?;
+    println!("{}: new KMS store, {}", dir.display(), protected_by(kms::protection(dir)?));
+    Ok(())
+}
+
+fn passwd(dir: &Path, key_file: bool, new: Option<&Path>, old: Secrets<'_>) -> Result<(), Box<dyn Error>> {
+    let old = match kms::protection(dir)? {
+        ProtectionKind::Passphrase => old()?,
+        ProtectionKind::KeyFile => None,
+    };
+    let protection = match new {
+        _ if key_file => Protection::KeyFile,
+        Some(path) => Protection::Passphrase(first_line(path)?),
+        None => Protection::Passphrase(new_passphrase()?),
+    };
+    kms::reprotect(dir, old.as_ref().map(|p| p.as_str()), &protection)?;
+    println!("{}: {}", dir.display(), protected_by(kms::protection(dir)?));
+    Ok(())
+}
+
+fn new_passphrase() -> Result<Zeroizing<String>, Box<dyn Error>> {
+    if !io::stdin().is_terminal() {
+        return denied("no terminal to ask for the new passphrase; give it with --new-passphrase-file");
+    }
+    let first = Zeroizing::new(rpassword::prompt_password("New passphrase for the KMS store: ")?);
+    let again = Zeroizing::new(rpassword::prompt_password("Again: ")?);
+    if first == again { Ok(first) } else { denied("the two passphrases differ; nothing was changed") }
+}
+
+fn open(dir: &Path, passphrase: Secrets<'_>) -> Result<Engine, Box<dyn Error>> {
+    let passphrase = match kms::protection(dir)? {
+        ProtectionKind::Passphrase => passphrase()?,
+        ProtectionKind::KeyFile => None,
+    };
+    Ok(Engine::open(dir, passphrase.as_ref().map(|p| p.as_str()))?)
+}
+
+fn create_key(kms: &Engine, text: &str, alias: Option<&str>, output: &Output) -> Result<(), Box<dyn Error>> {
+    let key = kms.create_key(text)?;
+    if let Some(alias) = alias {
+        kms.create_alias(alias, &key.key_id)
+            .map_err(|e| format!("key {} was made, its alias was not: {e}", key.key_id))?;
+    }
+    show(output, &json!({ "KeyMetadata": key }), || println!("{}", key.key_id))
+}
+
+fn list_keys(kms: &Engine, output: &Output) -> Result<(), Box<dyn Error>> {
+    let keys = kms.list_keys()?;
+    if output.json {
+        return print_json(&json!({ "Keys": keys, "Truncated": false }));
+    }
+    let aliases = kms.list_aliases()?;
+    for key in keys {
+        let names: Vec<_> =
+            aliases.iter().filter(|a| a.target_key_id == key.key_id).map(|a| a.alias_name.as_str()).collect();
+        println!("{}  {}", key.key_id, names.join(" "));
+    }
+    Ok(())
+}
+
+fn describe(key: &KeyMetadata) {
+    println!("key id       {}", key.key_id);
+    println!("arn          {}", key.arn);
+    println!("description  {}", key.description);
+    println!("state        {}", key.key_state);
+    println!("created      {}", date(key.creation_date));
+    println!("version      {}", key.version);
+    println!("material     {}", key.current_key_material_id);
+}
+
+fn show(output: &Output, json: &serde_json::Value, people: impl FnOnce()) -> Result<(), Box<dyn Error>> {
+    if output.json {
+        return print_json(json);
+    }
+    people();
+    Ok(())
+}
+
+fn print_json(value: &serde_json::Value) -> Result<(), Box<dyn Error>> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn protected_by(kind: ProtectionKind) -> &'static str {
+    match kind {
+        ProtectionKind::Passphrase => "its root key is sealed under a passphrase (Argon2id)",
+        ProtectionKind::KeyFile => "its root key is sealed under root.key beside it (mode 0600)",
+    }
+}
+
+fn denied<T>(why: &str) -> Result<T, Box<dyn Error>> {
+    Err(KeyError::Denied(why.to_owned()).into())
+}
+
+fn first_line(path: &Path) -> io::Result<Zeroizing<String>> {
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let mut text = Zeroizing::new(String::with_capacity(4096));
+    std::fs::File::open(path)
+        .and_then(|f| f.take(MAX_PASSPHRASE_FILE).read_to_string(&mut text))
+        .map_err(named)?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// `2026-01-31 23:59:59 UTC`, by Howard Hinnant's `civil_from_days`.
+#[expect(clippy::cast_possible_truncation, reason = "seconds since the epoch, whole ones")]
+fn date(seconds: f64) -> String {
+    let seconds = seconds as i64;
+    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dates are those of the Gregorian calendar, leap days included.
+    #[test]
+    fn dates_are_right() {
+        for (seconds, text) in [
+            (0.0, "1970-01-01 00:00:00 UTC"),
+            (951_782_400.5, "2000-02-29 00:00:00 UTC"),
+            (4_102_444_799.0, "2099-12-31 23:59:59 UTC"),
+        ] {
+            assert_eq!(date(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Labels of everything the KMS derives or authenticates.
+//!
+//! Labels keep keys of different purposes apart. Never reuse one, never edit one.
+
+/// From key material: the key that seals a CiphertextBlob under a random nonce.
+pub(super) const BLOB_KEY: &[u8] = b"envelopefs/kms/v1/blob";
+/// From key material: the key of the compact wrap, whose nonce the caller names.
+pub(super) const COMPACT_KEY: &[u8] = b"envelopefs/kms/v1/compact";
+/// From the root key: the key that seals the records of the store.
+pub(super) const STORE_KEY: &[u8] = b"envelopefs/kms/v1/store";
+/// Associated data of the sealed root key begins with this.
+pub(super) const ROOT_AD: &[u8] = b"envelopefs/kms/v1/root";
+/// Associated data of a sealed record begins with this.
+pub(super) const RECORD_AD: &[u8] = b"envelopefs/kms/v1/record";
+/// Associated data of a CiphertextBlob begins with this.
+pub(super) const BLOB_AD: &[u8] = b"envelopefs/kms/v1/blob-ad";

@@ -1,0 +1,259 @@
+//! The root key: 32 random bytes that seal the store, themselves sealed under a passphrase or a key file.
+//!
+//! `root.toml` says which, holds the sealed root key, and is bound to it as associated data, so no field of it can
+//! be changed. `root.key` (mode 0600) is for unattended use: who reads it and the store reads every key.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::context::push;
+use super::error::KmsError;
+use super::{dir, hex, labels};
+use crate::crypto::{SealKey, Secret, derive, random};
+
+const ROOT_FILE: &str = "root.toml";
+const KEY_FILE: &str = "root.key";
+/// Format of the store that this build reads and writes.
+const FORMAT: u32 = 1;
+
+/// How the root key is kept from whoever finds the store.
+#[derive(Debug)]
+pub enum Protection {
+    /// Sealed under a passphrase, by Argon2id.
+    Passphrase(Zeroizing<String>),
+    /// Sealed under a random key in `root.key`, mode 0600, beside it.
+    KeyFile,
+}
+
+/// Which protection a store has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProtectionKind {
+    /// A passphrase is needed.
+    Passphrase,
+    /// The key file beside it opens it.
+    KeyFile,
+}
+
+/// Price of one guess at the passphrase.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cost {
+    memory_kib: u32,
+    passes: u32,
+    lanes: u32,
+}
+
+impl Default for Cost {
+    /// RFC 9106, second recommended choice, with one lane: 64 MiB and three passes, since one thread computes it.
+    fn default() -> Self {
+        Self { memory_kib: 64 << 10, passes: 3, lanes: 1 }
+    }
+}
+
+impl Cost {
+    /// As good as no protection; keeps tests fast.
+    #[doc(hidden)]
+    pub fn for_tests() -> Self {
+        Self { memory_kib: 64, passes: 1, lanes: 1 }
+    }
+
+    /// Refuses what would take this process down: the file is read before it is authenticated.
+    fn is_sane(self) -> bool {
+        (8..=1 << 20).contains(&self.memory_kib) && (1..=64).contains(&self.passes) && (1..=64).contains(&self.lanes)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RootFile {
+    format: u32,
+    store: String,
+    protection: ProtectionKind,
+    sealed_root_key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    argon2id: Option<Argon2id>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Argon2id {
+    salt: String,
+    #[serde(flatten)]
+    cost: Cost,
+}
+
+/// Makes a root key and its files in a directory that is being made.
+pub(super) fn create(at: &Path, protection: &Protection, cost: Cost) -> Result<SealKey, KmsError> {
+    let root = Secret::random();
+    let store = hex::encode(&random::array::<16>());
+    write(at, &root, &store, protection, cost)?;
+    Ok(store_key(&root, store.as_bytes()))
+}
+
+/// Which protection the store in `at` has. Asks for no secret.
+pub fn protection(at: &Path) -> Result<ProtectionKind, KmsError> {
+    Ok(read(at)?.protection)
+}
+
+/// Opens the root key; gives the key of the store's records.
+pub(super) fn unlock(at: &Path, passphrase: Option<&str>) -> Result<SealKey, KmsError> {
+    let file = read(at)?;
+    let root = open(at, &file, passphrase)?;
+    Ok(store_key(&root, file.store.as_bytes()))
+}
+
+/// Seals the root key anew, under another passphrase or the key file. Keys and blobs stay as they are.
+pub(super) fn reprotect(
+    at: &Path,
+    passphrase: Option<&str>,
+    new: &Protection,
+    cost: Cost,
+) -> Result<(), KmsError> {
+    // Two at once could leave the key file of one with the root file of the other.
+    let lock = std::fs::File::open(at).map_err(KmsError::io(at))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|e| KmsError::io(at)(e.into()))?;
+    let file = read(at)?;
+    let root = open(at, &file, passphrase)?;
+    if file.protection == ProtectionKind::KeyFile && matches!(new, Protection::KeyFile) {
+        return Ok(());
+    }
+    write(at, &root, &file.store, new, cost)?;
+    if file.protection == ProtectionKind::KeyFile {
+        let key_file = at.join(KEY_FILE);
+        std::fs::remove_file(&key_file).map_err(KmsError::io(&key_file))?;
+        dir::sync(at)?;
+    }
+    Ok(())
+}
+
+fn store_key(root: &Secret<32>, store: &[u8]) -> SealKey {
+    SealKey::new(derive::hkdf(root.expose(), store, labels::STORE_KEY))
+}
+
+fn write(at: &Path, root: &Secret<32>, store: &str, protection: &Protection, cost: Cost) -> Result<(), KmsError> {
+    let (kind, argon2id, kek) = match protection {
+        Protection::Passphrase(phrase) if phrase.is_empty() => {
+            return Err(KmsError::Validation("the passphrase is empty; give one of some length".into()));
+        }
+        Protection::Passphrase(phrase) => {
+            let argon2id = Argon2id { salt: hex::encode(&random::array::<16>()), cost };
+            let kek = stretch(at, phrase, &argon2id)?;
+            (ProtectionKind::Passphrase, Some(argon2id), kek)
+        }
+        Protection::KeyFile => {
+            let key = Secret::random();
+            let text = Zeroizing::new(hex::encode(key.expose()) + "\n");
+            // First the key, then the file that needs it: a crash between leaves the old protection in force.
+            dir::replace_private(at, KEY_FILE, text.as_bytes())?;
+            (ProtectionKind::KeyFile, None, SealKey::new(key))
+        }
+    };
+    let mut file = RootFile {
+        format: FORMAT,
+        store: store.to_owned(),
+        protection: kind,
+        sealed_root_key: String::new(),
+        argon2id,
+    };
+    file.sealed_root_key = hex::encode(&kek.seal(&file.bound(), root.expose()));
+    let text = toml::to_string(&file).map_err(|e| damaged(at, &e))?;
+    dir::replace_private(at, ROOT_FILE, text.as_bytes())
+}
+
+fn read(at: &Path) -> Result<RootFile, KmsError> {
+    dir::check(at)?;
+    let path = at.join(ROOT_FILE);
+    let bytes = dir::read_private(&path).map_err(|e| match e {
+        KmsError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => KmsError::NoStore(at.into()),
+        other => other,
+    })?;
+    let text = std::str::from_utf8(&bytes).map_err(|e| damaged(at, &e))?;
+    let probe: toml::Table = toml::from_str(text).map_err(|e| damaged(at, &e.message()))?;
+    match probe.get("format").and_then(toml::Value::as_integer).and_then(|n| u32::try_from(n).ok()) {
+        Some(found) if found > FORMAT => return Err(KmsError::Newer { path, found, newest: FORMAT }),
+        Some(FORMAT) => {}
+        _ => return Err(damaged(at, &"its format is missing or unknown")),
+    }
+    let file: RootFile = toml::from_str(text).map_err(|e| damaged(at, &e.message()))?;
+    let fits = match file.protection {
+        ProtectionKind::Passphrase => file.argon2id.as_ref().is_some_and(|a| a.cost.is_sane()),
+        ProtectionKind::KeyFile => file.argon2id.is_none(),
+    };
+    if fits { Ok(file) } else { Err(damaged(at, &"the Argon2id parameters are missing or out of range")) }
+}
+
+fn open(at: &Path, file: &RootFile, passphrase: Option<&str>) -> Result<Secret<32>, KmsError> {
+    let (kek, refusal) = match &file.argon2id {
+        Some(argon2id) => {
+            let phrase = passphrase.ok_or_else(|| {
+                KmsError::Denied(format!(
+                    "{}: the KMS store is protected by a passphrase; give it at the prompt or with --passphrase-file",
+                    at.display()
+                ))
+            })?;
+            (stretch(at, phrase, argon2id)?, format!("wrong passphrase, or {ROOT_FILE} was changed; try again"))
+        }
+        None => (
+            key_file(at)?,
+            format!("{KEY_FILE} does not open {ROOT_FILE}: one of them was changed; restore both from a backup"),
+        ),
+    };
+    let sealed = hex::decode(&file.sealed_root_key).ok_or_else(|| damaged(at, &"sealed_root_key is not hex"))?;
+    let root = kek
+        .open(&file.bound(), &sealed)
+        .map_err(|_| KmsError::Denied(format!("{}: {refusal}", at.display())))?;
+    Secret::from_slice(&root).ok_or_else(|| damaged(at, &"the root key has not 32 bytes"))
+}
+
+fn key_file(at: &Path) -> Result<SealKey, KmsError> {
+    let path = at.join(KEY_FILE);
+    let text = dir::read_private(&path).map_err(|e| match e {
+        KmsError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => KmsError::Denied(format!(
+            "{}: the key file of the KMS store is missing; put it back from a backup",
+            path.display()
+        )),
+        other => other,
+    })?;
+    let bytes = std::str::from_utf8(&text).ok().and_then(|t| hex::decode(t.trim_end())).map(Zeroizing::new);
+    bytes
+        .and_then(|b| Secret::from_slice(&b))
+        .map(SealKey::new)
+        .ok_or_else(|| KmsError::Damaged { path, why: "not 64 hexadecimal digits".into() })
+}
+
+fn stretch(at: &Path, phrase: &str, with: &Argon2id) -> Result<SealKey, KmsError> {
+    let salt = hex::decode(&with.salt).ok_or_else(|| damaged(at, &"the salt is not hex"))?;
+    let Cost { memory_kib, passes, lanes } = with.cost;
+    let params = argon2::Params::new(memory_kib, passes, lanes, Some(32)).map_err(|e| damaged(at, &e))?;
+    let mut key = Secret::zeroed();
+    argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
+        .hash_password_into(phrase.as_bytes(), &salt, key.expose_mut())
+        .map_err(|e| damaged(at, &e))?;
+    Ok(SealKey::new(key))
+}
+
+fn damaged(at: &Path, why: &dyn std::fmt::Display) -> KmsError {
+    KmsError::Damaged { path: at.join(ROOT_FILE), why: why.to_string() }
+}
+
+impl RootFile {
+    /// Every field but the sealed key, as associated data of that key.
+    fn bound(&self) -> Vec<u8> {
+        let mut ad = labels::ROOT_AD.to_vec();
+        push(&mut ad, &self.format.to_le_bytes());
+        push(&mut ad, self.store.as_bytes());
+        match &self.argon2id {
+            None => push(&mut ad, b"key-file"),
+            Some(Argon2id { salt, cost }) => {
+                push(&mut ad, b"passphrase");
+                push(&mut ad, salt.as_bytes());
+                for n in [cost.memory_kib, cost.passes, cost.lanes] {
+                    push(&mut ad, &n.to_le_bytes());
+                }
+            }
+        }
+        ad
+    }
+}

@@ -127,7 +127,9 @@ struct KeyName {
 /// Runs a `kms` command. `secrets` gives the passphrase where no `--passphrase-file` does.
 pub(crate) fn run(args: &KmsArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Error>> {
     let dir = args.kms_dir.clone().or_else(kms::default_dir).ok_or_else(|| {
-        KeyError::Unreachable("neither XDG_DATA_HOME nor HOME is set: name the KMS store with --kms-dir".into())
+        KeyError::Unreachable(
+            "neither XDG_DATA_HOME nor HOME is set: name the KMS store with --kms-dir".into(),
+        )
     })?;
     let passphrase = || match &args.passphrase_file {
         Some(path) => first_line(path).map(Some),
@@ -163,7 +165,12 @@ fn on_keys(command: &KmsCommand, kms: &Engine) -> Result<(), Box<dyn Error>> {
             let all = kms.list_key_rotations(&key.name)?;
             show(output, &json!({ "Rotations": all, "Truncated": false }), || {
                 for entry in &all {
-                    println!("{}  {}  {}", date(entry.rotation_date), entry.rotation_type, entry.key_material_id);
+                    println!(
+                        "{}  {}  {}",
+                        date(entry.rotation_date),
+                        entry.rotation_type,
+                        entry.key_material_id
+                    );
                 }
             })
         }
@@ -190,7 +197,11 @@ fn init(dir: &Path, key_file: bool, passphrase: Secrets<'_>) -> Result<(), Box<d
         match (first, again) {
             (Some(first), Some(again)) if first == again => Protection::Passphrase(first),
             (Some(_), Some(_)) => return denied("the two passphrases differ; nothing was made"),
-            _ => return denied("a new KMS store needs a passphrase (--passphrase-file, or a terminal) or --key-file"),
+            _ => {
+                return denied(
+                    "a new KMS store needs a passphrase (--passphrase-file, or a terminal) or --key-file",
+                );
+            }
         }
     };
     Engine::create(dir, &protection)?;

@@ -85,6 +85,10 @@ fn plays_a_role() {
             let unlock = Unlock { kms_dir: Some(dir.with_file_name("kms")), passphrase: None };
             init_vault(&dir, DEFAULT_URI, &unlock).unwrap();
         }
+        "without-xattrs" => {
+            let unlock = Unlock { kms_dir: Some(dir.with_file_name("kms")), passphrase: None };
+            acknowledge(&format!("{:?}", init_vault(&dir, DEFAULT_URI, &unlock).unwrap_err()));
+        }
         other => panic!("no such role: {other}"),
     }
 }
@@ -216,4 +220,30 @@ fn a_store_that_stays_locked_is_reported() {
     let error = kms.list_keys().unwrap_err();
     assert!(matches!(error, KmsError::Busy { .. }), "{error}");
     assert!((4..15).contains(&start.elapsed().as_secs()));
+}
+
+/// A lower filesystem without user xattrs (ramfs) is refused, and nothing stays behind. The mount lives in a mount
+/// namespace of the child's and ends with it; without the right to make one there is nothing to test.
+#[test]
+fn a_filesystem_without_xattrs_is_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (kms, vault) = (tmp.path().join("kms"), tmp.path().join("vault"));
+    Engine::create(&kms, &Protection::KeyFile).unwrap();
+    ensure_embedded_key(DEFAULT_URI, &Unlock { kms_dir: Some(kms), passphrase: None }).unwrap();
+    std::fs::create_dir(&vault).unwrap();
+    let script = r#"mount -t ramfs none "$1" && echo ACK mounted && "$2" --exact plays_a_role --nocapture; ls -A "$1""#;
+    let out = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
+        .arg(&vault)
+        .arg(std::env::current_exe().unwrap())
+        .env(ROLE, "without-xattrs")
+        .env(DIR, &vault)
+        .output();
+    let Ok(out) = out else { return };
+    let lines = acknowledged(&*out.stdout);
+    if lines.is_empty() {
+        return;
+    }
+    assert!(lines.len() == 2 && lines[1].starts_with("NoXattrs("), "{lines:?}");
+    assert!(!String::from_utf8_lossy(&out.stdout).contains(".efs"), "{out:?}");
 }

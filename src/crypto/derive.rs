@@ -51,3 +51,50 @@ pub fn config_mac(vault_key: &VaultKey, body: &[u8]) -> [u8; 32] {
 pub fn config_mac_matches(vault_key: &VaultKey, body: &[u8], mac: &[u8; 32]) -> bool {
     config_hmac(vault_key, body).verify_slice(mac).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 5869 has no case with a key of 32 bytes and 32 bytes of output; this one was made with Python's `hmac`.
+    #[test]
+    fn hkdf_is_that_of_the_rfc() {
+        let key: [u8; 32] = std::array::from_fn(|i| i as u8);
+        let out = hkdf(&key, b"salt", b"label");
+        assert_eq!(
+            hex::encode(out.expose()),
+            "826784cd94275b7ff8cd433521c1a2bc3e4267987ece804daf6c7989d4ae3eaa"
+        );
+    }
+
+    #[test]
+    fn labels_and_salts_keep_keys_apart() {
+        let labels = [BLOCK_KEY, MAP_KEY, DIR_KEY, LINK_KEY, XATTR_KEY, CONFIG_KEY];
+        let mut keys: Vec<_> = labels
+            .iter()
+            .flat_map(|label| [&b""[..], b"a", b"b"].map(|salt| *hkdf(&[1; 32], salt, label).expose()))
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 18);
+    }
+
+    #[test]
+    fn a_config_is_bound_to_each_of_its_bytes_and_to_the_vault_key() {
+        let key = |byte| VaultKey(Secret::from_slice(&[byte; 32]).unwrap());
+        let body = b"format = 1\n".to_vec();
+        let mac = config_mac(&key(1), &body);
+        assert!(config_mac_matches(&key(1), &body, &mac));
+        assert!(!config_mac_matches(&key(2), &body, &mac));
+        for at in 0..body.len() {
+            let mut changed = body.clone();
+            changed[at] ^= 1;
+            assert!(!config_mac_matches(&key(1), &changed, &mac), "byte {at}");
+        }
+        for at in 0..32 {
+            let mut changed = mac;
+            changed[at] ^= 0x80;
+            assert!(!config_mac_matches(&key(1), &body, &changed), "byte {at} of the mac");
+        }
+    }
+}

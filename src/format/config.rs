@@ -111,7 +111,10 @@ impl VolumeConfig {
         if text.len() > MAX_CONFIG {
             return Err(syntax(&format_args!("{} bytes, at most {MAX_CONFIG} are read", text.len())));
         }
-        let utf8 = std::str::from_utf8(text).map_err(|e| syntax(&e))?;
+        let utf8 = std::str::from_utf8(text).map_err(|e| match e.error_len() {
+            None => ConfigError::NoMac,
+            Some(_) => syntax(&e),
+        })?;
         if let Ok(Probe { format }) = toml::from_str(utf8)
             && format > i64::from(FORMAT_VERSION)
         {
@@ -205,5 +208,110 @@ const fn digit(c: u8) -> Option<u8> {
         b'0'..=b'9' => Some(c - b'0'),
         b'a'..=b'f' => Some(c - b'a' + 10),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config() -> VolumeConfig {
+        let key = |index, uri: &str, active| WrappingKey {
+            index,
+            uri: uri.into(),
+            wrapped_vault_key: vec![index; 50],
+            active,
+        };
+        VolumeConfig {
+            format: 1,
+            vault_id: VaultId([0xab; 16]),
+            created: 1_700_000_000,
+            keys: vec![
+                key(0, "kms:embedded/alias/main", false),
+                key(3, "pkcs11:token=a\"b\\c;object=\u{e4}", true),
+            ],
+        }
+    }
+
+    fn text(body: &str) -> Vec<u8> {
+        VolumeConfig::join(body, &[0x5a; 32]).into_bytes()
+    }
+
+    fn why(text: &[u8]) -> String {
+        VolumeConfig::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_config_survives_encoding() {
+        let body = config().encode_body();
+        let text = text(&body);
+        let signed = VolumeConfig::parse(&text).unwrap();
+        assert_eq!((signed.body, signed.mac, &signed.config), (body.as_bytes(), [0x5a; 32], &config()));
+        assert_eq!(signed.config.active().map(|k| k.index), Some(3));
+        let whole: toml::Table = toml::from_str(std::str::from_utf8(&text).unwrap()).unwrap();
+        assert_eq!(whole["mac"].as_str().map(str::len), Some(64), "the whole file is one TOML document");
+    }
+
+    #[test]
+    fn a_newer_config_is_told_from_a_broken_one_whatever_its_shape() {
+        for newer in ["format = 2\nshape = \"new\"\n", "format = 2\n[x]\ny = 1\n", "format = 4294967296\n"] {
+            assert!(
+                matches!(VolumeConfig::parse(newer.as_bytes()), Err(ConfigError::Newer { .. })),
+                "{newer}"
+            );
+            assert!(matches!(VolumeConfig::parse(&text(newer)), Err(ConfigError::Newer { .. })), "{newer}");
+        }
+        assert!(matches!(VolumeConfig::parse(&text("format = 7\n")), Err(ConfigError::Newer { found: 7 })));
+        assert!(
+            why(&text(&config().encode_body().replace("format = 1", "format = 0"))).contains("never existed")
+        );
+    }
+
+    #[test]
+    fn a_config_without_its_last_line_is_cut() {
+        let whole = text(&config().encode_body());
+        for end in 0..whole.len() {
+            assert!(matches!(VolumeConfig::parse(&whole[..end]), Err(ConfigError::NoMac)), "{end}");
+        }
+        let upper = String::from_utf8(whole.clone()).unwrap().replace("5a", "5A");
+        assert!(matches!(VolumeConfig::parse(upper.as_bytes()), Err(ConfigError::NoMac)));
+        assert!(matches!(VolumeConfig::parse(&[&whole[..], b"\n"].concat()), Err(ConfigError::NoMac)));
+        let joined = text(config().encode_body().trim_end());
+        assert!(matches!(VolumeConfig::parse(&joined), Err(ConfigError::NoMac)));
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        let body = config().encode_body();
+        let with = |from: &str, to: &str| {
+            assert!(body.contains(from), "{from}");
+            why(&text(&body.replace(from, to)))
+        };
+        assert!(with("created = 1700000000", "shoe_size = 44").contains("shoe_size"));
+        assert!(with("created = 1700000000\n", "").contains("created"));
+        assert!(with("abab", "ABAB").contains("vault_id"));
+        assert!(with("created = 1700000000", "created = -1").contains("created"));
+        assert!(with("index = 3", "index = 0").contains("order of their index"));
+        assert!(with("index = 3", "index = 256").contains("256"));
+        assert!(with("AAAA", "A~AA").contains("base64"));
+        assert!(with("active = true", "active = true, extra = 1").contains("extra"));
+        assert!(why(&text(&body.replace("  { index = 0", "  { index = 0, index = 0"))).contains("duplicate"));
+        assert!(why(b"\xff").contains("utf-8"));
+        assert!(why(&vec![b'#'; MAX_CONFIG + 1]).contains("at most"));
+        let many = (0..65u8).map(|index| WrappingKey { index, ..config().keys[0].clone() }).collect();
+        assert!(why(&text(&VolumeConfig { keys: many, ..config() }.encode_body())).contains("at most 64"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_uri_and_any_bytes_survive(uri in any::<String>(), bytes in proptest::collection::vec(any::<u8>(), 0..99)) {
+            let mut config = config();
+            config.keys[1].uri = uri;
+            config.keys[1].wrapped_vault_key = bytes;
+            let text = text(&config.encode_body());
+            prop_assert_eq!(VolumeConfig::parse(&text).unwrap().config, config);
+        }
     }
 }

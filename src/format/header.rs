@@ -226,3 +226,114 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn compact(key_index: u8) -> Recipient {
+        Recipient { key_index, wrapped: Wrapped::Compact { version: 0x0203, bytes: [9; 48] } }
+    }
+
+    fn blob(key_index: u8, len: usize) -> Recipient {
+        Recipient { key_index, wrapped: Wrapped::Blob(vec![8; len]) }
+    }
+
+    fn header(recipients: Vec<Recipient>) -> FileHeader {
+        FileHeader { file_id: FileId(*b"twelve bytes"), recipients }
+    }
+
+    #[test]
+    fn the_compact_form_is_64_bytes_where_the_format_says() {
+        let bytes = header(vec![compact(5)]).encode().unwrap();
+        assert_eq!(bytes.len(), COMPACT_LEN);
+        assert_eq!(bytes[..4], [1, 5, 3, 2]);
+        assert_eq!((&bytes[4..16], &bytes[16..]), (&b"twelve bytes"[..], &[9; 48][..]));
+    }
+
+    #[test]
+    fn the_blob_form_carries_recipients_of_both_kinds() {
+        let header = header(vec![blob(1, 3), compact(2)]);
+        let bytes = header.encode().unwrap();
+        assert_eq!(bytes[..4], [2, 2, 0, 0]);
+        assert_eq!(bytes[16..23], [1, 0, 3, 0, 8, 8, 8]);
+        assert_eq!(bytes[23..29], [2, 1, 50, 0, 3, 2]);
+        assert_eq!(FileHeader::decode(&bytes), Ok(header));
+    }
+
+    #[test]
+    fn each_wrong_byte_is_named() {
+        let small = header(vec![compact(5)]).encode().unwrap();
+        let large = header(vec![blob(1, 3), compact(2)]).encode().unwrap();
+        let with = |bytes: &[u8], at: usize, value| {
+            let mut bytes = bytes.to_vec();
+            bytes[at] = value;
+            FileHeader::decode(&bytes).unwrap_err()
+        };
+        assert_eq!(with(&small, 0, 3), HeaderError::Kind(3));
+        assert_eq!(FileHeader::decode(&[]), Err(HeaderError::Short(0)));
+        assert_eq!(FileHeader::decode(&small[..63]), Err(HeaderError::Short(63)));
+        assert_eq!(FileHeader::decode(&[&small[..], &[0]].concat()), Err(HeaderError::Trailing(1)));
+        assert_eq!(with(&large, 1, 0), HeaderError::Recipients(0));
+        assert_eq!(with(&large, 1, 9), HeaderError::Recipients(9));
+        assert_eq!(with(&large, 1, 3), HeaderError::Short(large.len()));
+        assert_eq!(with(&large, 1, 1), HeaderError::Trailing(54));
+        assert_eq!(with(&large, 2, 1), HeaderError::Reserved(2));
+        assert_eq!(with(&large, 3, 1), HeaderError::Reserved(3));
+        assert_eq!(with(&large, 17, 2), HeaderError::Form { form: 2, at: 17 });
+        assert_eq!(with(&large, 25, 49), HeaderError::Form { form: 1, at: 24 });
+        assert_eq!(with(&large, 26, 255), HeaderError::Form { form: 1, at: 24 });
+        assert_eq!(FileHeader::decode(&[2; MAX_HEADER + 1]), Err(HeaderError::Long(MAX_HEADER + 1)));
+    }
+
+    /// One header has one spelling, so that two readers never disagree about a file's header.
+    #[test]
+    fn a_single_compact_recipient_is_refused_as_a_blob() {
+        let mut bytes = header(vec![compact(2), blob(1, 0)]).encode().unwrap();
+        bytes.truncate(bytes.len() - 4);
+        bytes[1] = 1;
+        assert_eq!(FileHeader::decode(&bytes), Err(HeaderError::Form { form: 1, at: 17 }));
+    }
+
+    #[test]
+    fn what_no_xattr_holds_is_not_encoded() {
+        assert_eq!(header(vec![]).encode(), Err(HeaderError::Recipients(0)));
+        assert_eq!(header(vec![blob(1, 1); 9]).encode(), Err(HeaderError::Recipients(9)));
+        assert_eq!(header(vec![blob(1, 1 << 20)]).encode(), Err(HeaderError::Long(1 << 20)));
+        assert_eq!(header(vec![blob(1, MAX_HEADER - 19)]).encode(), Err(HeaderError::Long(MAX_HEADER + 1)));
+        assert_eq!(header(vec![blob(1, MAX_HEADER - 20)]).encode().map(|b| b.len()), Ok(MAX_HEADER));
+    }
+
+    fn any_recipient() -> impl Strategy<Value = Recipient> {
+        let wrapped = prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..300).prop_map(Wrapped::Blob),
+            (any::<u16>(), any::<[u8; 24]>(), any::<[u8; 24]>()).prop_map(|(version, a, b)| {
+                Wrapped::Compact { version, bytes: [a, b].concat().try_into().unwrap() }
+            }),
+        ];
+        (any::<u8>(), wrapped).prop_map(|(key_index, wrapped)| Recipient { key_index, wrapped })
+    }
+
+    proptest! {
+        #[test]
+        fn headers_survive_encoding(recipients in proptest::collection::vec(any_recipient(), 1..=8)) {
+            let header = header(recipients);
+            prop_assert_eq!(FileHeader::decode(&header.encode().unwrap()), Ok(header));
+        }
+
+        #[test]
+        fn whatever_decodes_is_encoded_to_the_same_bytes(
+            mut bytes in proptest::collection::vec(0..4u8, 0..90),
+            kind in 1..=2u8,
+        ) {
+            if let Some(first) = bytes.first_mut() {
+                *first = kind;
+            }
+            if let Ok(header) = FileHeader::decode(&bytes) {
+                prop_assert_eq!(header.encode(), Ok(bytes));
+            }
+        }
+    }
+}

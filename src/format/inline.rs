@@ -87,3 +87,49 @@ impl InlineHead {
         Ok(Self { plain_len, nonce, tag })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEAD: InlineHead = InlineHead { plain_len: 0x0102, nonce: [3; 12], tag: [4; 16] };
+
+    #[test]
+    fn the_bytes_stand_where_the_format_says() {
+        let bytes = HEAD.encode();
+        assert_eq!(bytes[..4], [1, 0, 2, 1]);
+        assert_eq!((&bytes[4..16], &bytes[16..]), (&[3; 12][..], &[4; 16][..]));
+    }
+
+    #[test]
+    fn each_wrong_byte_is_named() {
+        let with = |at: usize, value| {
+            let mut bytes = HEAD.encode();
+            bytes[at] = value;
+            InlineHead::decode(&bytes)
+        };
+        assert_eq!(with(0, 2), Err(InlineError::Kind(2)));
+        assert_eq!(with(1, 1), Err(InlineError::Reserved(1)));
+        assert_eq!(with(3, 0x10), Err(InlineError::Length(0x1002)));
+        assert_eq!(InlineHead::decode(&HEAD.encode()[..31]), Err(InlineError::Short(31)));
+        let longest = InlineHead { plain_len: 4064, ..HEAD };
+        assert_eq!(InlineHead::decode(&longest.encode()), Ok(longest));
+        let longer = InlineHead { plain_len: 4065, ..HEAD };
+        assert_eq!(InlineHead::decode(&longer.encode()), Err(InlineError::Length(4065)));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_decodes_is_encoded_to_the_same_bytes(mut bytes: [u8; 40], tame: bool) {
+            if tame {
+                bytes[..2].copy_from_slice(&[KIND_INLINE, 0]);
+                bytes[3] &= 15;
+            }
+            if let Ok(head) = InlineHead::decode(&bytes) {
+                prop_assert_eq!(&head.encode()[..], &bytes[..32]);
+            }
+        }
+    }
+}

@@ -137,3 +137,72 @@ pub const fn plain_len(disk_len: u64) -> Option<u64> {
     let plain = disk_len - groups * BLOCK_U64;
     if last <= BLOCK_U64 || is_inline(plain) { None } else { Some(plain) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every length below three groups, one by one: `disk_len` has an inverse, and it is `plain_len`, exactly.
+    #[test]
+    fn lengths_map_one_to_one_around_the_first_groups() {
+        let mut next = 0;
+        for disk in 0..3 * GROUP_DISK {
+            if let Some(plain) = plain_len(disk) {
+                assert_eq!(plain, next, "no plaintext length may be left out");
+                assert_eq!(disk_len(plain), disk);
+                next += 1;
+            }
+        }
+        assert_eq!(next, 3 * GROUP_PLAIN);
+    }
+
+    #[test]
+    fn lengths_that_no_file_has_are_refused() {
+        for disk in [0, 1, 31, 4097, 8160, GROUP_DISK + 1, GROUP_DISK + BLOCK_U64, 7 * GROUP_DISK + 4000] {
+            assert_eq!(plain_len(disk), None, "{disk}");
+        }
+        assert_eq!(plain_len(32), Some(0));
+        assert_eq!(plain_len(4096), Some(INLINE_MAX));
+        assert_eq!(plain_len(8161), Some(INLINE_MAX + 1));
+        assert_eq!(plain_len(GROUP_DISK + BLOCK_U64 + 1), Some(GROUP_PLAIN + 1));
+    }
+
+    proptest! {
+        #[test]
+        fn lengths_map_one_to_one_up_to_the_longest_file(plain in 0..=MAX_PLAIN_LEN) {
+            prop_assert_eq!(plain_len(disk_len(plain)), Some(plain));
+        }
+
+        #[test]
+        fn any_length_of_a_lower_file_is_safe_to_ask_about(disk in any::<u64>()) {
+            if let Some(plain) = plain_len(disk) {
+                prop_assert_eq!(disk_len(plain), disk);
+            }
+        }
+
+        /// No two of map pages and blocks share a byte, and none lies behind the end of the file.
+        #[test]
+        fn blocks_and_map_pages_are_disjoint(block in 0..MAX_PLAIN_LEN / BLOCK_U64 - 1) {
+            let (this, next) = (BlockIndex(block), BlockIndex(block + 1));
+            let page = this.group().disk_start();
+            prop_assert!(page + BLOCK_U64 <= this.disk_start());
+            prop_assert_eq!(this.disk_start() % BLOCK_U64, 0);
+            let gap = if next.slot() == 0 { BLOCK_U64 } else { 0 };
+            prop_assert_eq!(this.disk_start() + BLOCK_U64 + gap, next.disk_start());
+            let plain = next.plain_start().max(INLINE_MAX + 1);
+            let last = BlockIndex::of(plain - 1);
+            prop_assert_eq!(last.disk_start() + last.len_in(plain) as u64, disk_len(plain));
+        }
+
+        #[test]
+        fn an_offset_lies_in_its_block_and_the_block_in_its_group(off in 0..MAX_PLAIN_LEN) {
+            let (block, group) = (BlockIndex::of(off), GroupIndex::of(off));
+            prop_assert!(block.plain_start() <= off && off - block.plain_start() < BLOCK_U64);
+            prop_assert_eq!(block.group(), group);
+            prop_assert_eq!(group.first_block().0 + block.slot() as u64, block.0);
+            prop_assert!(group.leader().is_leader() && group.leader().0 + group.bit() as u64 == group.0);
+        }
+    }
+}

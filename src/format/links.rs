@@ -74,3 +74,76 @@ pub const fn plain_len(lower_len: usize) -> Option<usize> {
     };
     if plain == 0 { None } else { Some(plain) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(plain: usize, fill: impl Fn(usize) -> u8) -> Vec<u8> {
+        (0..plain + RECORD_HEAD).map(fill).collect()
+    }
+
+    /// The size of a symlink comes from the length of the lower target: no two lengths may share one.
+    #[test]
+    fn every_length_comes_back_from_the_lower_length_alone() {
+        let mut last = 0;
+        for plain in 1..=TARGET_MAX {
+            let record = record(plain, |i| (i * i) as u8);
+            let lower = encode(&record).unwrap();
+            assert!(lower.len() > last && lower.len() <= LOWER_MAX && !lower.contains(&0));
+            last = lower.len();
+            assert_eq!(plain_len(lower.len()), Some(plain));
+            assert_eq!(decode(&lower), Some(record));
+        }
+        assert_eq!((last, TARGET_MAX), (4095, 4024));
+        assert_eq!(encode(&record(TARGET_MAX + 1, |_| 1)), None);
+        assert_eq!(encode(&record(0, |_| 1)), None);
+        assert_eq!(encode(&[]), None);
+    }
+
+    #[test]
+    fn hostile_records_stay_free_of_nul() {
+        // Each value but one or two in each chunk; all zero; all of one value.
+        let fills: [fn(usize) -> u8; 4] = [|i| (i % 254) as u8, |i| (i % 254 + 2) as u8, |_| 0, |_| 1];
+        for fill in fills {
+            for plain in [101, 480, 2000, TARGET_MAX] {
+                let record = record(plain, fill);
+                let lower = encode(&record).unwrap();
+                assert!(!lower.contains(&0));
+                assert_eq!(decode(&lower), Some(record));
+            }
+        }
+    }
+
+    #[test]
+    fn another_spelling_of_a_record_is_refused() {
+        let lower = encode(&record(200, |i| i as u8 | 0x80)).unwrap();
+        assert!(decode(&lower).is_some());
+        for (at, value) in [(0, 2), (270, 2), (1, 3)] {
+            let mut changed = lower.clone();
+            assert_ne!(changed[at], value);
+            changed[at] = value;
+            assert_ne!(decode(&changed), decode(&lower), "byte {at}");
+        }
+        let with_key = |k: u8| {
+            let chunk = lower[2..230].iter().map(|b| b ^ lower[1] ^ k);
+            [1, k].into_iter().chain(chunk).chain(lower[230..].iter().copied()).collect::<Vec<_>>()
+        };
+        assert_eq!(with_key(lower[1]), lower);
+        assert_eq!(decode(&with_key(lower[1] + 1)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_lower_target_is_safe_to_decode(mut lower in proptest::collection::vec(1..=255u8, 0..4200), mark: bool) {
+            if let Some(first) = lower.first_mut().filter(|_| mark) {
+                *first = MARK;
+            }
+            if let Some(record) = decode(&lower) {
+                prop_assert_eq!(encode(&record), Some(lower));
+            }
+        }
+    }
+}

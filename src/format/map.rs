@@ -230,3 +230,113 @@ impl Leader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::format::layout::LEADER_SPAN;
+
+    fn entries(seed: u8) -> Box<[Entry; GROUP_BLOCKS]> {
+        let mut entries = Box::new([Entry::HOLE; GROUP_BLOCKS]);
+        for (i, entry) in entries.iter_mut().enumerate().filter(|(i, _)| i % 3 > 0) {
+            *entry = Entry { nonce: [i as u8 ^ seed; 12], tag: [i as u8; 16] };
+        }
+        entries
+    }
+
+    /// First pages of their file, of a later span, and in between.
+    fn pages() -> [MapPage; 3] {
+        [0, LEADER_SPAN, 5].map(|group| {
+            let mut page = MapPage::new(GroupIndex(group), 70_000);
+            page.entries = entries(7);
+            page.leader.iter_mut().for_each(|l| l.set(9, true));
+            page
+        })
+    }
+
+    #[test]
+    fn the_bytes_stand_where_the_format_says() {
+        let [first, later, _] = pages();
+        let bytes = first.encode();
+        assert_eq!(bytes[..4], [2, 3, 0, 0]);
+        assert_eq!(bytes[4..32], [0; 28], "the authenticator is left to `crypto`");
+        assert_eq!(bytes[32..40], 0u64.to_le_bytes());
+        assert_eq!(bytes[40..48], 70_000u64.to_le_bytes());
+        assert_eq!(bytes[256..259], [1, 2, 0]);
+        assert_eq!(bytes[512..540], [0; 28], "block 0 is a hole");
+        assert_eq!((&bytes[540..552], &bytes[552..568]), (&[6; 12][..], &[1; 16][..]));
+        let bytes = later.encode();
+        assert_eq!((bytes[1], &bytes[32..48]), (1, &[0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..]));
+    }
+
+    #[test]
+    fn pages_survive_encoding() {
+        for page in pages() {
+            assert_eq!(MapPage::decode(&page.encode(), page.group), Ok(page));
+        }
+    }
+
+    /// Outside the authenticator and the entries each changed byte means an error, or another page.
+    #[test]
+    fn no_byte_of_a_page_is_ignored() {
+        for page in pages() {
+            for at in (0..NONCE_AT).chain(GROUP_AT..MAP_PAGE) {
+                let mut bytes = page.encode();
+                bytes[at] ^= 0x40;
+                assert_ne!(MapPage::decode(&bytes, page.group), Ok(page.clone()), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_wrong_byte_is_named() {
+        let [first, later, between] = pages();
+        let with = |page: &MapPage, at: usize, value: &[u8]| {
+            let mut bytes = page.encode();
+            bytes[at..at + value.len()].copy_from_slice(value);
+            MapPage::decode(&bytes, page.group).unwrap_err()
+        };
+        assert_eq!(with(&first, 0, &[1]), MapError::Kind(1));
+        assert_eq!(with(&first, 1, &[1]), MapError::Flags(1));
+        assert_eq!(with(&between, 1, &[1]), MapError::Flags(1));
+        assert_eq!(with(&later, 1, &[0x81]), MapError::Flags(0x81));
+        assert_eq!(with(&first, 3, &[1]), MapError::Reserved(3));
+        assert_eq!(with(&first, 32, &[1]), MapError::Group { found: 1, expected: 0 });
+        assert_eq!(with(&first, 40, &4064u64.to_le_bytes()), MapError::Length(4064));
+        assert_eq!(with(&first, 40, &(MAX_PLAIN_LEN + 1).to_le_bytes()), MapError::Length(MAX_PLAIN_LEN + 1));
+        assert_eq!(with(&later, 40, &[1]), MapError::Length(1));
+        assert_eq!(with(&between, 48, &[1]), MapError::Reserved(48));
+        assert_eq!(with(&first, 255, &[1]), MapError::Reserved(255));
+        assert_eq!(with(&between, 300, &[1]), MapError::Reserved(300));
+        assert_eq!(with(&later, 256, &[2]), MapError::Bitmap);
+    }
+
+    #[test]
+    fn a_leader_knows_each_of_its_groups() {
+        let mut leader = MapPage::new(GroupIndex(0), 5000).leader.unwrap();
+        assert!((1..3000).all(|bit| !leader.exists(bit)) && leader.exists(0));
+        leader.set(2047, true);
+        assert!(leader.exists(2047) && !leader.exists(2046));
+        leader.set(2047, false);
+        leader.set(2048, true);
+        assert!((1..3000).all(|bit| !leader.exists(bit)));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_decodes_is_encoded_to_the_same_bytes(
+            noise in proptest::collection::vec((0..MAP_PAGE, any::<u8>()), 0..4),
+            which in 0..3usize,
+        ) {
+            let page = &pages()[which];
+            let mut bytes = page.encode();
+            noise.into_iter().for_each(|(at, value)| bytes[at] = value);
+            if let Ok(page) = MapPage::decode(&bytes, page.group) {
+                bytes[NONCE_AT..GROUP_AT].fill(0);
+                prop_assert_eq!(page.encode(), bytes);
+            }
+        }
+    }
+}

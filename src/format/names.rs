@@ -95,3 +95,74 @@ pub fn unb64(text: &[u8]) -> Option<Vec<u8>> {
     // The engine refuses padding, other alphabets, and trailing bits that are not zero.
     URL_SAFE_NO_PAD.decode(text).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_fill_255_characters_and_no_more() {
+        assert_eq!(short_name(&[0xff; MAX_SHORT_SEALED]).len(), NAME_MAX);
+        assert_eq!(short_name(&[0xff; MAX_SHORT_SEALED + 1]).len(), NAME_MAX + 1);
+        let xattr = |len: usize| XATTR_PREFIX.len() + b64(&vec![0; len]).len();
+        assert_eq!((xattr(MAX_SHORT_XATTR_SEALED), xattr(MAX_SHORT_XATTR_SEALED + 1)), (255, 257));
+        assert_eq!(long_name(&[0; 32]).len(), 44);
+    }
+
+    #[test]
+    fn each_kind_of_lower_name_is_told_apart() {
+        assert_eq!(parse(short_name(&[5; 17]).as_bytes()), LowerName::Short(vec![5; 17]));
+        assert_eq!(parse(short_name(&[5; 191]).as_bytes()), LowerName::Short(vec![5; 191]));
+        assert_eq!(parse(long_name(&[6; 32]).as_bytes()), LowerName::Long([6; 32]));
+        assert_eq!(parse(sidecar_name(&[6; 32]).as_bytes()), LowerName::Sidecar([6; 32]));
+        assert_eq!(parse(b".efs.tmp."), LowerName::Temporary);
+        assert_eq!(parse(b".efs.tmp.0011"), LowerName::Temporary);
+        assert_eq!(parse(b".envelopefs"), LowerName::Vault);
+    }
+
+    #[test]
+    fn what_this_program_does_not_write_is_foreign() {
+        let seventeen = short_name(&[5; 17]);
+        let foreign = [
+            String::new(),
+            ".".into(),
+            "..".into(),
+            "lost+found".into(),
+            "README".into(),
+            ".envelopefs2".into(),
+            ".efs.tmp".into(),
+            short_name(&[5; 16]),
+            short_name(&[5; 192]),
+            format!("{seventeen}="),
+            format!("{seventeen}\n"),
+            // The last character of 17 bytes carries two zero bits; with one of them set it is another spelling.
+            format!("{}V", &seventeen[..22]),
+            "~".into(),
+            "~.n".into(),
+            format!("{}x", long_name(&[6; 32])),
+            format!("{}.n", sidecar_name(&[6; 32])),
+            format!("~{}", b64(&[6; 31])),
+            long_name(&[6; 32]).replace('B', "+"),
+        ];
+        for name in foreign {
+            assert_eq!(parse(name.as_bytes()), LowerName::Foreign, "{name:?}");
+        }
+        assert_eq!(parse(&[0xff; 23]), LowerName::Foreign);
+    }
+
+    proptest! {
+        #[test]
+        fn names_survive_encoding(sealed in proptest::collection::vec(any::<u8>(), 17..=191)) {
+            prop_assert_eq!(parse(short_name(&sealed).as_bytes()), LowerName::Short(sealed));
+        }
+
+        #[test]
+        fn bytes_have_one_spelling(text in "[A-Za-z0-9_-]{0,40}") {
+            if let Some(bytes) = unb64(text.as_bytes()) {
+                prop_assert_eq!(b64(&bytes), text);
+            }
+        }
+    }
+}

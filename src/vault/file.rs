@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::FallocateFlags;
 
 /// What `content` needs of a lower file. `DiskFile` is the real one; tests bring stores that fail or forget.
+#[expect(clippy::len_without_is_empty, reason = "a file, not a collection")]
 pub trait LowerFile: Send + Sync {
     /// Reads until `buf` is full or the file ends; gives the bytes read.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;

@@ -163,3 +163,81 @@ impl<const N: usize> std::fmt::Debug for Secret<N> {
         f.write_str("Secret(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A type of a size class that no other test uses, so that its slots are this test's alone.
+    type Big = [u8; 3000];
+
+    #[test]
+    fn a_slot_is_wiped_when_freed_and_used_again() {
+        let secret: Locked<Big> = Locked::new([0xa5; 3000]);
+        let place = secret.place.as_ptr();
+        assert_eq!(place.addr() % 4096, 0);
+        assert!(secret.iter().all(|b| *b == 0xa5));
+        drop(secret);
+        // SAFETY: regions stay mapped, and no other thread takes slots of this class.
+        #[allow(unsafe_code)]
+        let left = unsafe { place.read_volatile() };
+        assert!(left.iter().all(|b| *b == 0), "a freed slot keeps its secret");
+        let next: Locked<Big> = Locked::new([1; 3000]);
+        assert_eq!(next.place.as_ptr(), place, "a freed slot is used again");
+    }
+
+    #[test]
+    fn slots_are_aligned_and_disjoint() {
+        #[repr(align(64))]
+        struct Aligned([u8; 70]);
+        let all: Vec<_> = (0..2000u32).map(|i| Locked::new(Aligned([i as u8; 70]))).collect();
+        let mut places: Vec<_> = all.iter().map(|l| l.place.as_ptr().addr()).collect();
+        places.sort_unstable();
+        assert!(places.windows(2).all(|w| w[1] - w[0] >= size_of::<Aligned>()));
+        assert!(places.iter().all(|at| at % 64 == 0));
+        assert!(all.iter().enumerate().all(|(i, l)| l.0 == [i as u8; 70]));
+        assert!(lock_status().locked + lock_status().unlocked >= 2000 * 128);
+    }
+
+    #[test]
+    fn a_locked_value_is_dropped_once() {
+        struct Counts(Arc<AtomicUsize>);
+        impl Drop for Counts {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let drops = Arc::new(AtomicUsize::new(0));
+        let locked = Locked::new(Counts(drops.clone()));
+        assert_eq!(drops.load(Ordering::Relaxed), 0);
+        drop(locked);
+        assert_eq!(drops.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn many_threads_share_the_arena() {
+        std::thread::scope(|scope| {
+            for t in 0..8u8 {
+                scope.spawn(move || {
+                    for round in 0..500u32 {
+                        let mine: Vec<_> = (0..8).map(|_| Locked::new([t; 100])).collect();
+                        assert!(mine.iter().all(|l| **l == [t; 100]), "round {round}");
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn secrets_are_copied_only_at_their_size() {
+        assert!(Secret::<32>::from_slice(&[1; 31]).is_none());
+        assert!(Secret::<32>::from_slice(&[1; 33]).is_none());
+        let secret = Secret::<32>::from_slice(&[7; 32]).unwrap();
+        assert_eq!(secret.duplicate().expose(), &[7; 32]);
+        assert_eq!(Secret::<32>::zeroed().expose(), &[0; 32]);
+        assert_ne!(Secret::<32>::random().expose(), Secret::<32>::random().expose());
+    }
+}

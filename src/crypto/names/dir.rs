@@ -64,3 +64,63 @@ fn is_file_name(name: &[u8]) -> bool {
         && !matches!(name, b"." | b"..")
         && !name.iter().any(|b| matches!(b, 0 | b'/'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Secret;
+    use crate::format::names::{LowerName, parse};
+
+    fn key(dir: u8) -> DirKey {
+        DirKey::derive(&VaultKey(Secret::from_slice(&[7; 32]).unwrap()), &DirId([dir; 16]))
+    }
+
+    #[test]
+    fn names_of_every_length_come_back() {
+        for len in 1..=NAME_MAX {
+            let name = vec![b'x'; len];
+            let encoded = key(1).encode(&name);
+            assert!(encoded.lower.len() <= NAME_MAX);
+            match (parse(encoded.lower.as_bytes()), encoded.sidecar) {
+                (LowerName::Short(sealed), None) if len <= 175 => {
+                    assert_eq!(key(1).decode(&sealed), Ok(name))
+                }
+                (LowerName::Long(hash), Some((beside, sealed))) if len > 175 => {
+                    assert_eq!(parse(beside.as_bytes()), LowerName::Sidecar(hash));
+                    assert_eq!(key(1).decode_long(&hash, &sealed), Ok(name));
+                    assert_eq!(key(1).decode_long(&[0; 32], &sealed), Err(Tampered));
+                }
+                other => panic!("{len}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_is_the_same_in_its_directory_and_another_in_each_other() {
+        assert_eq!(key(1).encode(b"letter"), key(1).encode(b"letter"));
+        assert_ne!(key(1).encode(b"letter"), key(2).encode(b"letter"));
+        assert_ne!(key(1).encode(b"letter"), key(1).encode(b"lettes"));
+        let LowerName::Short(sealed) = parse(key(1).encode(b"letter").lower.as_bytes()) else { panic!() };
+        assert_eq!(key(2).decode(&sealed), Err(Tampered));
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert_eq!(key(1).decode(&changed), Err(Tampered), "byte {at}");
+        }
+        assert_eq!(key(1).decode(&sealed[..15]), Err(Tampered));
+    }
+
+    /// Whoever holds the vault key could seal such names; a mount must not walk out of itself by them.
+    #[test]
+    fn what_is_no_file_name_is_refused() {
+        let key = key(1);
+        for name in [&b""[..], b".", b"..", b"a/b", b"/", b"nul\0", &[b'x'; 256]] {
+            assert_eq!(key.decode(&seal_fixed(&key.kernel, &[], name)), Err(Tampered), "{name:?}");
+        }
+        let short = seal_fixed(&key.kernel, &[], b"short");
+        let hash = Sha256::digest(&short).into();
+        assert_eq!(key.decode_long(&hash, &short), Err(Tampered), "a short name has no sidecar");
+        assert_eq!(key.decode(&short), Ok(b"short".to_vec()));
+        assert_eq!(key.decode(&seal_fixed(&key.kernel, &[], b"...")), Ok(b"...".to_vec()));
+    }
+}

@@ -103,3 +103,75 @@ fn split_carried(value: &[u8]) -> Option<(&[u8], &[u8])> {
 fn in_range(sealed: Vec<u8>, range: std::ops::RangeInclusive<usize>) -> Result<Vec<u8>, Tampered> {
     if range.contains(&sealed.len()) { Ok(sealed) } else { Err(Tampered) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Secret;
+
+    fn key(id: &[u8]) -> XattrKey {
+        XattrKey::derive(&VaultKey(Secret::from_slice(&[7; 32]).unwrap()), id)
+    }
+
+    fn name(len: usize) -> Vec<u8> {
+        [b"user.".to_vec(), vec![b'n'; len - 5]].concat()
+    }
+
+    #[test]
+    fn names_and_values_of_every_length_come_back() {
+        let key = key(&[1; 12]);
+        for len in [6, 7, 166, 167, 168, 200, 255] {
+            let name = name(len);
+            let (lower, value) = (key.encode_name(&name), key.encode_value(&name, b"blue"));
+            assert!(lower.len() <= 255 && lower.starts_with("user.efs."));
+            assert_eq!(lower.starts_with(LONG_XATTR_PREFIX), len > 167, "{len}");
+            assert_eq!(lower, key.encode_name(&name), "a name is found again by its lower name");
+            assert_ne!(value, key.encode_value(&name, b"blue"), "a value is sealed anew each time");
+            assert_eq!(key.decode_value(&name, &value), Ok(b"blue".to_vec()));
+            let mut asked = false;
+            let given = key.decode_name(&lower, || {
+                asked = true;
+                Some(value)
+            });
+            assert_eq!((given, asked), (Ok(name), len > 167));
+        }
+        assert_eq!(key.decode_value(b"user.e", &key.encode_value(b"user.e", b"")), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_value_under_another_name_or_inode_is_refused() {
+        let key = key(&[1; 12]);
+        for len in [11, 200] {
+            let (mine, mut other) = (name(len), name(len));
+            other[6] = b'o';
+            let value = key.encode_value(&mine, b"blue");
+            assert_eq!(key.decode_value(&other, &value), Err(Tampered));
+            let elsewhere = super::tests::key(&[2; 12]);
+            assert_eq!(elsewhere.decode_value(&mine, &value), Err(Tampered));
+            assert_eq!(elsewhere.decode_name(&key.encode_name(&mine), || Some(value.clone())), Err(Tampered));
+            for at in 0..value.len() {
+                let mut changed = value.clone();
+                changed[at] ^= 1;
+                assert_eq!(key.decode_value(&mine, &changed), Err(Tampered), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_lower_names_and_swapped_long_names_are_refused() {
+        let key = key(&[1; 16]);
+        let (long, other) = (name(200), [name(199), b"o".to_vec()].concat());
+        let value = key.encode_value(&other, b"x");
+        assert_eq!(key.decode_name(&key.encode_name(&long), || Some(value)), Err(Tampered));
+        assert_eq!(key.decode_name(&key.encode_name(&long), || None), Err(Tampered));
+        assert_eq!(key.decode_name(&key.encode_name(&long), || Some(vec![255; 40])), Err(Tampered));
+        for lower in ["user.colour", "user.efs.key", "user.efs.x.", "user.efs.x.AAAA", "user.efs.y.", ""] {
+            assert_eq!(key.decode_name(lower, || Some(vec![0; 60])), Err(Tampered), "{lower}");
+        }
+        // One name has one lower form: a short name in the long form is refused.
+        let sealed = seal_fixed(&key.kernel, NAME_AD, b"user.colour");
+        let lower = format!("{LONG_XATTR_PREFIX}{}", b64(&Sha256::digest(&sealed)));
+        let value = [&[sealed.len() as u8, 0][..], &sealed, &[0; 28]].concat();
+        assert_eq!(key.decode_name(&lower, || Some(value)), Err(Tampered));
+    }
+}

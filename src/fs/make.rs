@@ -1,0 +1,159 @@
+//! New inodes. A regular file's header and a directory's id are in place before the name appears.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::dirs::OpenDir;
+use super::inode::{Entered, Inode};
+use super::opened::{Held, OpenFile};
+use super::{Caller, Found, Fs, Ino, Result, temporary_name};
+use crate::content;
+use crate::crypto::names::EncodedName;
+use crate::crypto::random;
+use crate::format::header::{DIR_XATTR, HEADER_XATTR};
+use crate::format::ids::DirId;
+use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use crate::vault::{FreshFile, LowerStat, entry, stat};
+
+/// Where a new inode goes.
+struct Place {
+    above: Arc<Inode>,
+    dir: Arc<OpenDir>,
+    name: EncodedName,
+}
+
+impl Fs {
+    fn place(&self, parent: Ino, name: &[u8]) -> Result<Place> {
+        self.changeable()?;
+        let above = self.inode(parent)?;
+        let dir = self.dir(parent)?;
+        let name = self.encode(&dir, name)?;
+        Ok(Place { above, dir, name })
+    }
+
+    /// Creates and opens a regular file; gives its handle.
+    ///
+    /// A name that is taken gives EEXIST with O_EXCL; without it ESTALE, at which the kernel looks the name up again
+    /// and opens what it finds with all checks of permission.
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Found, u64)> {
+        let place = self.place(parent, name)?;
+        let flags = OFlags::from_bits_retain(flags.cast_unsigned());
+        let (found, held) = match self.make_file(caller, &place, mode, writes(flags)) {
+            Err(e) if e.errno() == libc::EEXIST && !flags.contains(OFlags::EXCL) => {
+                return Err(Errno::STALE.into());
+            }
+            other => other?,
+        };
+        Ok((found, self.files.put(held)))
+    }
+
+    /// Makes a file, FIFO, socket or device node.
+    pub fn mknod(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32, rdev: u32) -> Result<Found> {
+        let place = self.place(parent, name)?;
+        match mode & S_IFMT {
+            S_IFREG | 0 => Ok(self.make_file(caller, &place, mode, false)?.0),
+            S_IFDIR => Err(Errno::PERM.into()),
+            S_IFLNK => Err(Errno::INVAL.into()),
+            _ => self.make_entry(&place, || {
+                let mode = (mode, caller.umask);
+                entry::mknod(place.dir.as_fd(), &place.name.lower, mode, rdev, (caller.uid, caller.gid))
+            }),
+        }
+    }
+
+    /// Makes a symlink.
+    pub fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Found> {
+        let place = self.place(parent, name)?;
+        let lower = self.link_key.encode(target).ok_or(Errno::NAMETOOLONG)?;
+        self.make_entry(&place, || {
+            entry::symlink(place.dir.as_fd(), &place.name.lower, &lower, (caller.uid, caller.gid))
+        })
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Found> {
+        let place = self.place(parent, name)?;
+        let dir = place.dir.as_fd();
+        let id = DirId(random::array());
+        let found = self.make_entry(&place, || {
+            let temporary = temporary_name();
+            let owner = (caller.uid, caller.gid);
+            let mode = (mode & 0o7777, caller.umask);
+            entry::mkdir(dir, &temporary, mode, owner, (DIR_XATTR, &id.0))?;
+            entry::settle(dir, &temporary, &place.name.lower).inspect_err(|_| {
+                let _ = entry::rmdir(dir, &temporary);
+            })
+        })?;
+        Ok(found)
+    }
+
+    fn make_entry(&self, place: &Place, make: impl FnOnce() -> rustix::io::Result<()>) -> Result<Found> {
+        let _long = self.long_guard(&[&place.name]);
+        self.put_sidecar(&place.dir, &place.name)?;
+        if let Err(e) = make() {
+            self.drop_sidecar(&place.dir, &place.name);
+            return Err(e.into());
+        }
+        self.enter(&place.above, &place.dir, &place.name.lower)
+    }
+
+    fn make_file(&self, caller: &Caller, place: &Place, mode: u32, write: bool) -> Result<(Found, Held)> {
+        let new = self.keyring.new_file()?;
+        let dir = place.dir.as_fd();
+        let fresh = FreshFile::make(dir, (mode & 0o7777, caller.umask), temporary_name)?;
+        fresh.set_xattr(HEADER_XATTR, &new.header)?;
+        let lower = Arc::clone(fresh.file());
+        let made = stat::stat_fd(&lower.0)?;
+        let content = content::File::create(Box::new(Arc::clone(&lower)), new.keys)?;
+        entry::give_to(&lower.0, &made, dir, (caller.uid, caller.gid))?;
+        // Known and open before the name appears: who finds the name shares this content.
+        let file = Arc::new(OpenFile::new(content, Arc::clone(&lower), true));
+        let inode = self.enter_fresh(place, &made);
+        inode.open.lock().start(Arc::clone(&file));
+        let held = Held::new(Arc::clone(&inode), file, write);
+        if let Err(e) = self.publish(place, fresh) {
+            drop(held);
+            inode.remove_link(place.above.ino, &place.name.lower);
+            self.forget(inode.ino, 1);
+            return Err(e);
+        }
+        let stat = stat::stat_fd(&lower.0)?;
+        Ok((self.found(&inode, &stat), held))
+    }
+
+    fn enter_fresh(&self, place: &Place, made: &LowerStat) -> Arc<Inode> {
+        let ino = self.ino_of(made.ino);
+        let at = (&*place.above, place.name.lower.as_str());
+        match self.table.enter((ino, made), at, None, true) {
+            Entered::Yes(inode) => {
+                self.dirs.remove(ino);
+                inode
+            }
+            Entered::Moved | Entered::Other => unreachable!("entered without a count of moves, to replace"),
+        }
+    }
+
+    fn publish(&self, place: &Place, fresh: FreshFile<'_>) -> Result<()> {
+        let _long = self.long_guard(&[&place.name]);
+        self.put_sidecar(&place.dir, &place.name)?;
+        fresh.publish(&place.name.lower).map_err(|e| {
+            self.drop_sidecar(&place.dir, &place.name);
+            e.into()
+        })
+    }
+}
+
+/// Whether open flags ask for writing.
+pub(super) fn writes(flags: OFlags) -> bool {
+    flags & OFlags::RWMODE != OFlags::RDONLY
+}

@@ -1,0 +1,189 @@
+//! Open files: one `content::File` for each inode, shared by all its handles.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+use rustix::io::Errno;
+
+use super::inode::Inode;
+use super::resolve::Anchor;
+use super::{Fs, FsError, Result};
+use crate::content;
+use crate::crypto::FileKeys;
+use crate::format::header::{FileHeader, HEADER_XATTR};
+use crate::vault::access::{self, Want};
+use crate::vault::stat::S_IFREG;
+use crate::vault::{DiskFile, xattr};
+
+/// The content of an inode that has handles.
+pub(super) struct OpenFile {
+    /// Its plaintext.
+    pub(super) content: content::File,
+    lower: RwLock<Arc<DiskFile>>,
+    writable: AtomicBool,
+    /// Whether set-id bits and capabilities are known to be gone, so that a write need not look.
+    pub(super) unprivileged: AtomicBool,
+}
+
+impl OpenFile {
+    /// Content over a lower file.
+    pub(super) fn new(content: content::File, lower: Arc<DiskFile>, writable: bool) -> Self {
+        Self {
+            content,
+            lower: RwLock::new(lower),
+            writable: AtomicBool::new(writable),
+            unprivileged: AtomicBool::new(false),
+        }
+    }
+
+    /// The lower file.
+    pub(super) fn lower(&self) -> Arc<DiskFile> {
+        Arc::clone(&self.lower.read())
+    }
+
+    /// Makes a file that was opened for reading writable. Callers hold the inode's `open` lock.
+    fn make_writable(&self) -> Result<()> {
+        if self.writable.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (file, _) = access::open_content(&self.lower().0, Want::Write)?;
+        let lower = Arc::new(DiskFile(file));
+        self.content.replace_lower(Box::new(Arc::clone(&lower)));
+        *self.lower.write() = lower;
+        self.writable.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OpenFile")
+    }
+}
+
+/// An inode's open content and how many hold it.
+#[derive(Debug, Default)]
+pub(super) struct OpenState {
+    file: Option<Arc<OpenFile>>,
+    holders: usize,
+}
+
+impl OpenState {
+    /// The content, while it is open.
+    pub(super) fn file(&self) -> Option<&Arc<OpenFile>> {
+        self.file.as_ref()
+    }
+
+    /// Puts the content of a file that was just made here, held once.
+    pub(super) fn start(&mut self, file: Arc<OpenFile>) {
+        *self = Self { file: Some(file), holders: 1 };
+    }
+
+    fn join(&mut self, write: bool) -> Result<Option<Arc<OpenFile>>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        if write {
+            file.make_writable()?;
+        }
+        self.holders += 1;
+        Ok(Some(Arc::clone(file)))
+    }
+}
+
+/// An inode's open content, held for reading or writing; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// The inode.
+    pub(super) inode: Arc<Inode>,
+    /// Its content.
+    pub(super) file: Arc<OpenFile>,
+    /// Whether it may be written.
+    pub(super) write: bool,
+}
+
+impl Held {
+    /// Wraps content whose holder was counted already.
+    pub(super) fn new(inode: Arc<Inode>, file: Arc<OpenFile>, write: bool) -> Self {
+        if write {
+            inode.writers.fetch_add(1, Ordering::AcqRel);
+        }
+        Self { inode, file, write }
+    }
+
+    /// The content, if it may be written.
+    pub(super) fn writable(&self) -> Result<&OpenFile> {
+        if self.write { Ok(&self.file) } else { Err(Errno::BADF.into()) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.write {
+            self.inode.writers.fetch_sub(1, Ordering::AcqRel);
+        }
+        let mut open = self.inode.open.lock();
+        open.holders = open.holders.saturating_sub(1);
+        if open.holders == 0 {
+            // Closed under the lock: who opens the inode next finds all of it in the lower file.
+            open.file = None;
+        }
+    }
+}
+
+impl AsFd for Anchor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Shared(fd) => fd.as_fd(),
+            Self::Own(fd) => fd.as_fd(),
+            Self::File(file) => file.0.as_fd(),
+        }
+    }
+}
+
+impl Fs {
+    /// The header of a regular file.
+    pub(super) fn header(&self, fd: impl AsFd) -> Result<FileHeader> {
+        match xattr::get(fd, HEADER_XATTR) {
+            Ok(value) => Ok(FileHeader::decode(&value).map_err(crate::keys::KeyError::from)?),
+            Err(Errno::NODATA) => Err(FsError::NoHeader),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn keys_of(&self, fd: impl AsFd) -> Result<Arc<FileKeys>> {
+        Ok(self.keyring.open_file(&self.header(fd)?)?)
+    }
+
+    /// Opens the content of a regular file, or joins those who have it open.
+    pub(super) fn hold(&self, inode: &Arc<Inode>, write: bool) -> Result<Held> {
+        if inode.first.kind() != S_IFREG {
+            return Err(if inode.is_dir() { Errno::ISDIR } else { Errno::INVAL }.into());
+        }
+        let held = |file| Held::new(Arc::clone(inode), file, write);
+        let joined = inode.open.lock().join(write)?;
+        if let Some(file) = joined {
+            return Ok(held(file));
+        }
+        let anchor = self.anchor(inode)?;
+        // The provider may take long: asked before the lock.
+        let keys = self.keys_of(&anchor)?;
+        let mut open = inode.open.lock();
+        if let Some(file) = open.join(write)? {
+            drop(open);
+            return Ok(held(file));
+        }
+        let want = match (self.options.read_only, write) {
+            (true, _) => Want::ReadOnly,
+            (false, true) => Want::Write,
+            (false, false) => Want::Read,
+        };
+        let (file, writable) = access::open_content(&anchor, want)?;
+        let lower = Arc::new(DiskFile(file));
+        let content = content::File::open(Box::new(Arc::clone(&lower)), keys)?;
+        let file = Arc::new(OpenFile::new(content, lower, writable));
+        open.start(Arc::clone(&file));
+        drop(open);
+        Ok(held(file))
+    }
+}

@@ -1,0 +1,135 @@
+//! A lower file that has no name yet: its header and first record are in place before the name appears.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result};
+
+use super::file::{DiskFile, LowerFile};
+use super::{access, entry, umask, xattr};
+
+/// A lower file on its way to a name. Dropped before [`FreshFile::publish`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct FreshFile<'d> {
+    file: Arc<DiskFile>,
+    dir: BorrowedFd<'d>,
+    /// Its temporary name, on filesystems without `O_TMPFILE`.
+    temporary: Option<String>,
+}
+
+impl<'d> FreshFile<'d> {
+    /// Makes an empty file in `dir`, open for reading and writing whatever `mode` (permissions, umask) says.
+    /// `temporary` is the name to use where the lower filesystem has no nameless files.
+    pub fn make(dir: BorrowedFd<'d>, mode: (u32, u32), temporary: impl FnOnce() -> String) -> Result<Self> {
+        let (permissions, mask) = mode;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let permissions = Mode::from_raw_mode(permissions);
+        let nameless =
+            umask::with_umask(mask, || rustix::fs::openat(dir, c".", flags | OFlags::TMPFILE, permissions));
+        match nameless {
+            Ok(fd) => Ok(Self { file: Arc::new(DiskFile(File::from(fd))), dir, temporary: None }),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+                let name = temporary();
+                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                let fd =
+                    umask::with_umask(mask, || rustix::fs::openat(dir, name.as_str(), flags, permissions))?;
+                Ok(Self { file: Arc::new(DiskFile(File::from(fd))), dir, temporary: Some(name) })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &Arc<DiskFile> {
+        &self.file
+    }
+
+    /// Stores an xattr that must be there before the name is.
+    pub fn set_xattr(&self, name: &str, value: &[u8]) -> Result<()> {
+        let set = || rustix::fs::fsetxattr(&self.file.0, name, value, rustix::fs::XattrFlags::empty());
+        access::lent(&self.file.0, 0o600, set)
+    }
+
+    /// Gives the file its name; fails where that is taken.
+    pub fn publish(mut self, name: &str) -> Result<()> {
+        match &self.temporary {
+            None => entry::link(&self.file.0, self.dir, name),
+            Some(temporary) => {
+                entry::settle(self.dir, temporary, name)?;
+                self.temporary = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the file its name in the place of what has it now. `temporary` is used on the way.
+    pub fn replace(mut self, name: &str, temporary: String) -> Result<()> {
+        if self.temporary.is_none() {
+            entry::link(&self.file.0, self.dir, &temporary)?;
+            self.temporary = Some(temporary);
+        }
+        let from = self.temporary.clone().unwrap_or_default();
+        entry::rename(self.dir, &from, self.dir, name, rustix::fs::RenameFlags::empty())?;
+        self.temporary = None;
+        Ok(())
+    }
+}
+
+impl Drop for FreshFile<'_> {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = entry::unlink(self.dir, temporary);
+        }
+    }
+}
+
+/// Removes set-id bits, as the kernel does on a write by someone without CAP_FSETID.
+pub fn drop_set_id(fd: impl AsFd) -> Result<()> {
+    let mode = super::stat::stat_fd(&fd)?.permissions();
+    let mut kept = mode & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 {
+        kept &= !libc::S_ISGID;
+    }
+    if kept != mode {
+        access::chmod(fd, kept)?;
+    }
+    Ok(())
+}
+
+/// One lower file with two owners: `content`, which reads and writes it, and `fs`, which asks for its attributes.
+impl LowerFile for Arc<DiskFile> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.as_ref().read_at(buf, offset)
+    }
+
+    fn write_at(&self, bufs: &[std::io::IoSlice<'_>], offset: u64) -> std::io::Result<()> {
+        self.as_ref().write_at(bufs, offset)
+    }
+
+    fn len(&self) -> std::io::Result<u64> {
+        self.as_ref().len()
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.as_ref().set_len(len)
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.as_ref().reserve(offset, len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.as_ref().punch(offset, len)
+    }
+
+    fn sync(&self, data_only: bool) -> std::io::Result<()> {
+        self.as_ref().sync(data_only)
+    }
+}
+
+/// Whether an inode has any xattr that `wanted` names, without needing permission to read it.
+pub fn has_xattr(fd: impl AsFd, wanted: impl Fn(&str) -> bool) -> Result<bool> {
+    Ok(xattr::list(fd)?.iter().any(|name| wanted(name)))
+}

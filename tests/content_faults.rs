@@ -1,0 +1,194 @@
+//! The n-th call into the lower filesystem fails, for every n of a growing file: the caller hears of it, what was
+//! there stays readable, and a later retry succeeds.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use envelopefs::content::{ContentError, File};
+use envelopefs::crypto::{DataKey, FileKeys, Secret};
+use envelopefs::format::ids::FileId;
+use envelopefs::vault::LowerFile;
+
+/// A lower file in memory that is full at the n-th change.
+#[derive(Clone)]
+struct FullDisk {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Changes that still succeed; one fails when it reaches zero.
+    left: Arc<AtomicI64>,
+}
+
+impl FullDisk {
+    fn charge(&self) -> io::Result<()> {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        Ok(())
+    }
+}
+
+impl LowerFile for FullDisk {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let bytes = self.bytes.lock().unwrap();
+        let from = bytes.len().min(offset as usize);
+        let n = buf.len().min(bytes.len() - from);
+        buf[..n].copy_from_slice(&bytes[from..from + n]);
+        Ok(n)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut bytes = self.bytes.lock().unwrap();
+        let mut at = offset as usize;
+        let failed = self.charge();
+        for buf in bufs {
+            // A full disk takes a part before it says so.
+            let take = if failed.is_err() { buf.len() / 8192 * 4096 } else { buf.len() };
+            if bytes.len() < at + take {
+                bytes.resize(at + take, 0);
+            }
+            bytes[at..at + take].copy_from_slice(&buf[..take]);
+            at += take;
+        }
+        failed
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes.lock().unwrap().len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.charge()?;
+        self.bytes.lock().unwrap().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn reserve(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        self.charge()
+    }
+
+    fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        self.charge()
+    }
+
+    fn sync(&self, _data_only: bool) -> io::Result<()> {
+        self.charge()
+    }
+}
+
+fn keys() -> Arc<FileKeys> {
+    Arc::new(FileKeys::derive(&DataKey(Secret::from_slice(&[3; 32]).unwrap()), &FileId([5; 12])))
+}
+
+/// Growth only: what is there is not overwritten in place.
+const STEPS: [(u64, usize); 7] = [
+    (0, 100),
+    (100, 3900),
+    (4096, 8192),
+    (12_288, 600 * 1024),
+    (700 * 1024, 4096),
+    (900 * 1024, 300 * 1024),
+    (3 << 20, 50_000),
+];
+
+fn step(file: &File, i: usize) -> Result<(), ContentError> {
+    let (offset, len) = STEPS[i];
+    file.write(offset, &vec![i as u8 + 1; len])
+}
+
+fn expect(file: &File, done: usize) {
+    let mut model = Vec::new();
+    for (i, (offset, len)) in STEPS.iter().enumerate().take(done) {
+        let end = *offset as usize + len;
+        if model.len() < end {
+            model.resize(end, 0);
+        }
+        model[*offset as usize..end].fill(i as u8 + 1);
+    }
+    let mut all = vec![9; model.len()];
+    assert_eq!(file.read(0, &mut all).expect("what was there stays readable"), model.len());
+    assert!(all == model, "after {done} steps");
+}
+
+/// Runs the steps with the n-th change failing; gives whether it was reached.
+fn run(n: i64) -> bool {
+    let disk = FullDisk { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)) };
+    let mut file = File::create(Box::new(disk.clone()), keys()).unwrap();
+    disk.left.store(n, Ordering::Relaxed);
+    let mut failed = false;
+    for i in 0..STEPS.len() {
+        if let Err(e) = step(&file, i) {
+            assert!(matches!(&e, ContentError::Io(e) if e.raw_os_error() == Some(libc::ENOSPC)), "{e}");
+            failed = true;
+            expect(&file, i);
+            file = File::open(Box::new(disk.clone()), keys()).expect("opens after a full disk");
+            expect(&file, i);
+            step(&file, i).expect("a later retry succeeds");
+        }
+        expect(&file, i + 1);
+    }
+    let file = File::open(Box::new(disk), keys()).unwrap();
+    expect(&file, STEPS.len());
+    let mut faults = Vec::new();
+    file.verify(&mut |f| faults.push(f), &mut |_| true).unwrap();
+    assert_eq!(faults, [], "change {n} failed");
+    failed
+}
+
+#[test]
+fn a_full_disk_loses_nothing_that_was_there() {
+    let reached = (0..).take_while(|n| run(*n)).count();
+    assert!(reached > STEPS.len(), "only {reached} changes: the test does not reach what it means to");
+}
+
+/// A lower file whose disk cannot be read any more.
+struct BadDisk(FullDisk);
+
+impl LowerFile for BadDisk {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        match offset {
+            0 => self.0.read_at(buf, offset),
+            _ => Err(io::Error::from_raw_os_error(libc::EIO)),
+        }
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.0.write_at(bufs, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.reserve(offset, len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.punch(offset, len)
+    }
+
+    fn sync(&self, _data_only: bool) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+}
+
+/// An I/O error of the lower disk is told as that, not as an attack; what need not be read still works.
+#[test]
+fn an_io_error_of_the_disk_is_told_as_one() {
+    let disk = FullDisk { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)) };
+    let file = File::create(Box::new(disk.clone()), keys()).unwrap();
+    file.write(0, &[7; 20_000]).unwrap();
+    let file = File::open(Box::new(BadDisk(disk)), keys()).unwrap();
+    let eio = |outcome: Result<(), ContentError>| {
+        assert!(matches!(&outcome, Err(ContentError::Io(e)) if e.raw_os_error() == Some(libc::EIO)));
+    };
+    eio(file.read(0, &mut [0; 100]).map(|_| ()));
+    eio(file.sync(false));
+    eio(file.write(3, b"part of a block must be read first"));
+    file.write(4096, &[1; 4096]).expect("a whole block need not be read");
+    assert_eq!(file.len(), 20_000);
+}

@@ -43,8 +43,12 @@ impl SealKey {
         buf: &mut [u8],
         tag: &[u8; TAG],
     ) -> Result<(), Tampered> {
-        let opened =
-            self.cipher().decrypt_inout_detached(&Nonce::from(*nonce), ad, (&mut *buf).into(), &Tag::from(*tag));
+        let opened = self.cipher().decrypt_inout_detached(
+            &Nonce::from(*nonce),
+            ad,
+            (&mut *buf).into(),
+            &Tag::from(*tag),
+        );
         opened.map_err(|_| {
             buf.fill(0);
             Tampered

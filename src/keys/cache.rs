@@ -107,8 +107,12 @@ impl Cache {
     /// Forgets what is too old, also where nobody asks for it any more.
     pub(super) fn sweep(&self) {
         let mut state = self.state.lock();
-        let old: Vec<_> =
-            state.keys.iter().filter(|(_, h)| h.since.elapsed() > self.max_age).map(|(n, _)| n.clone()).collect();
+        let old: Vec<_> = state
+            .keys
+            .iter()
+            .filter(|(_, h)| h.since.elapsed() > self.max_age)
+            .map(|(n, _)| n.clone())
+            .collect();
         for name in old {
             state.keys.pop(&name);
         }

@@ -86,10 +86,12 @@ impl Provider for Embedded {
     fn generate(&self, contexts: &[WrapContext]) -> Result<Vec<(DataKey, Wrapped)>, KeyError> {
         let mut files = Vec::with_capacity(contexts.len());
         for context in contexts {
-            let file = context.file.ok_or_else(|| KeyError::Denied("data keys are made for files only".into()))?;
+            let file =
+                context.file.ok_or_else(|| KeyError::Denied("data keys are made for files only".into()))?;
             files.push((file.0, context.encryption_context()));
         }
-        let made = self.engine.generate_compact(&self.key_id, files.iter().map(|(id, context)| (id, context)));
+        let made =
+            self.engine.generate_compact(&self.key_id, files.iter().map(|(id, context)| (id, context)));
         let made = made.map_err(|e| self.error(e))?;
         Ok(made.into_iter().map(|(key, wrapped)| (DataKey(key), compact(wrapped))).collect())
     }
@@ -112,7 +114,8 @@ impl Provider for Embedded {
             }
             (Wrapped::Compact { .. }, None) => Err(KeyError::Foreign),
             (Wrapped::Blob(blob), _) => {
-                let opened = self.engine.decrypt(blob, &pairs, Some(&self.key_id)).map_err(|e| self.error(e))?;
+                let opened =
+                    self.engine.decrypt(blob, &pairs, Some(&self.key_id)).map_err(|e| self.error(e))?;
                 Secret::from_slice(&opened.plaintext).ok_or(KeyError::Foreign)
             }
         }

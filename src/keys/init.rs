@@ -75,7 +75,8 @@ fn new_config(provider: &dyn Provider) -> Result<(VolumeConfig, String), KeyErro
         Wrapped::Compact { .. } => return Err(KeyError::Foreign),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let key = WrappingKey { index: 0, uri: provider.describe()?.uri, wrapped_vault_key: wrapped, active: true };
+    let key =
+        WrappingKey { index: 0, uri: provider.describe()?.uri, wrapped_vault_key: wrapped, active: true };
     let config = VolumeConfig { format: FORMAT_VERSION, vault_id, created: now.as_secs(), keys: vec![key] };
     let body = config.encode_body();
     let text = VolumeConfig::join(&body, &derive::config_mac(&vault_key, body.as_bytes()));

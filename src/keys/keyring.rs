@@ -88,7 +88,8 @@ impl Keyring {
         let cache = Arc::new(Cache::new(tuning.cache_count, tuning.cache_age));
         let calls = Arc::new(Calls::default());
         let active = config.active().map(|row| row.index);
-        let provider = rows.iter().find(|row| Some(row.index) == active).and_then(|row| row.provider.as_ref().ok());
+        let provider =
+            rows.iter().find(|row| Some(row.index) == active).and_then(|row| row.provider.as_ref().ok());
         let pool = provider.map(|provider| {
             let filler = Filler { provider: provider.clone(), vault: config.vault_id, calls: calls.clone() };
             let cache = cache.clone();

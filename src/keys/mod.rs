@@ -9,9 +9,9 @@ mod init;
 mod keyring;
 mod open;
 mod pool;
-mod uri;
 #[cfg(test)]
 mod tests;
+mod uri;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

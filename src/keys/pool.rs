@@ -41,7 +41,11 @@ pub(super) trait Source: Send + Sync {
 }
 
 /// Batches from a provider, for one vault.
-pub(super) fn generate(provider: &dyn Provider, vault: VaultId, count: usize) -> Result<Vec<Ready>, KeyError> {
+pub(super) fn generate(
+    provider: &dyn Provider,
+    vault: VaultId,
+    count: usize,
+) -> Result<Vec<Ready>, KeyError> {
     let ids: Vec<FileId> = (0..count).map(|_| FileId(random::array())).collect();
     let contexts: Vec<_> = ids.iter().map(|id| WrapContext { vault, file: Some(*id) }).collect();
     let made = provider.generate(&contexts)?;
@@ -99,7 +103,8 @@ impl Pool {
             return Ok(ready);
         }
         let mut made = self.shared.source.make(URGENT_BATCH)?.into_iter();
-        let first = made.next().ok_or_else(|| KeyError::Unreachable("the provider made no data key".into()))?;
+        let first =
+            made.next().ok_or_else(|| KeyError::Unreachable("the provider made no data key".into()))?;
         self.shared.add(made, epoch);
         Ok(first)
     }
@@ -192,7 +197,8 @@ impl Shared {
                 continue;
             }
             let (missing, epoch) = (self.size.saturating_sub(state.ready.len()), state.epoch);
-            let fill_at = if state.ready.len() <= self.low && missing > 0 { failures.retry_at(now) } else { chore_at };
+            let fill_at =
+                if state.ready.len() <= self.low && missing > 0 { failures.retry_at(now) } else { chore_at };
             if fill_at > now {
                 self.wake.wait_until(&mut state, fill_at.min(chore_at));
                 continue;

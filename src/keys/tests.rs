@@ -157,7 +157,10 @@ fn reasons_are_told_apart() {
     let open = |unlock: &Unlock| open_vault(&home.vault, unlock).unwrap_err();
 
     std::fs::write(home.config_file(), text.replace("format = 1", "format = 2")).unwrap();
-    assert!(matches!(open(&home.unlock), OpenError::Config { source: crate::format::config::ConfigError::Newer { found: 2 }, .. }));
+    assert!(matches!(
+        open(&home.unlock),
+        OpenError::Config { source: crate::format::config::ConfigError::Newer { found: 2 }, .. }
+    ));
     std::fs::write(home.config_file(), text.replace("kms:embedded/", "pkcs11:")).unwrap();
     let later = open(&home.unlock);
     assert!(matches!(&later, OpenError::Key(KeyError::Uri { .. })), "{later}");
@@ -223,7 +226,10 @@ fn wraps_are_bound_to_vault_and_file() {
     let two = FileHeader::decode(&two.header).unwrap();
     let swapped = FileHeader { file_id: one.file_id, recipients: two.recipients.clone() };
     assert!(matches!(ring.open_file(&swapped), Err(KeyError::Foreign)));
-    let lost = FileHeader { recipients: vec![Recipient { key_index: 9, ..one.recipients[0].clone() }], ..one.clone() };
+    let lost = FileHeader {
+        recipients: vec![Recipient { key_index: 9, ..one.recipients[0].clone() }],
+        ..one.clone()
+    };
     assert!(matches!(ring.open_file(&lost), Err(KeyError::NoSuchRow(9))));
     // A second vault under the same key.
     let other = home.vault.with_file_name("other");
@@ -458,7 +464,10 @@ fn creates_come_from_the_pool() {
         }
         let file = ring.new_file().unwrap();
         assert!(ids.insert(file.file_id));
-        assert!(Arc::ptr_eq(&file.keys, &ring.open_file(&FileHeader::decode(&file.header).unwrap()).unwrap()));
+        assert!(Arc::ptr_eq(
+            &file.keys,
+            &ring.open_file(&FileHeader::decode(&file.header).unwrap()).unwrap()
+        ));
     }
     let (unwraps, generates) = ring.provider_calls();
     assert_eq!(unwraps, 0);

@@ -32,7 +32,9 @@ impl KeyUri {
             return Ok(Self::Embedded(key.to_owned()));
         }
         if let Some((_, what)) = LATER.iter().find(|(prefix, _)| uri.starts_with(prefix)) {
-            return Err(refuse(format!("support for {what} arrives with a later version; this one has {EMBEDDED}…")));
+            return Err(refuse(format!(
+                "support for {what} arrives with a later version; this one has {EMBEDDED}…"
+            )));
         }
         Err(refuse(format!("unknown provider; use {DEFAULT_URI} or {EMBEDDED}KEY-ID")))
     }

@@ -65,7 +65,9 @@ pub(super) fn check_alias(name: &str) -> Result<(), KmsError> {
         )));
     }
     if name.starts_with(RESERVED_PREFIX) {
-        return Err(KmsError::InvalidAliasName(format!("Alias {name} is reserved: \"{RESERVED_PREFIX}\" is AWS's")));
+        return Err(KmsError::InvalidAliasName(format!(
+            "Alias {name} is reserved: \"{RESERVED_PREFIX}\" is AWS's"
+        )));
     }
     Ok(())
 }

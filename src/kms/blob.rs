@@ -50,7 +50,11 @@ pub(super) fn seal(head: &BlobHead, key: &SealKey, context: &[u8], plain: &[u8])
 }
 
 /// Opens a blob with the key its head names.
-pub(super) fn open(key: &SealKey, context: &[u8], blob: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, KmsError> {
+pub(super) fn open(
+    key: &SealKey,
+    context: &[u8],
+    blob: &[u8],
+) -> Result<zeroize::Zeroizing<Vec<u8>>, KmsError> {
     let (head, sealed) = split(blob)?;
     key.open(&bound(head, context), sealed).map_err(|_| KmsError::InvalidCiphertext)
 }

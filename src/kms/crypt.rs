@@ -52,7 +52,12 @@ pub struct Compact {
 
 impl Engine {
     /// Seals up to 4096 bytes under the current version of a key.
-    pub fn encrypt(&self, key: &str, plain: &[u8], context: &EncryptionContext) -> Result<Encrypted, KmsError> {
+    pub fn encrypt(
+        &self,
+        key: &str,
+        plain: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Encrypted, KmsError> {
         check_plain(plain)?;
         let ad = canonical(context)?;
         let record = self.resolve(key)?;

@@ -105,8 +105,14 @@ impl Engine {
     }
 
     fn on(dir: &Path, key: SealKey) -> Self {
-        let memory = Memory { stamp: None, keys: HashMap::new(), materials: LruCache::new(REMEMBERED_MATERIALS) };
-        Self { dir: dir.into(), store: Store::at(dir, key), limits: Limits::default(), memory: Mutex::new(memory) }
+        let memory =
+            Memory { stamp: None, keys: HashMap::new(), materials: LruCache::new(REMEMBERED_MATERIALS) };
+        Self {
+            dir: dir.into(),
+            store: Store::at(dir, key),
+            limits: Limits::default(),
+            memory: Mutex::new(memory),
+        }
     }
 
     /// The key that a caller names by id, ARN, alias or alias ARN.
@@ -114,9 +120,8 @@ impl Engine {
         match KeyRef::parse(name)? {
             KeyRef::Id(id) => self.key(&id),
             KeyRef::Alias(alias) => {
-                let record: AliasRecord = self.store.read(|r| {
-                    r.get(ALIASES, &alias)?.ok_or_else(|| no_alias(&alias).into())
-                })?;
+                let record: AliasRecord =
+                    self.store.read(|r| r.get(ALIASES, &alias)?.ok_or_else(|| no_alias(&alias).into()))?;
                 self.key(&record.target)
             }
         }

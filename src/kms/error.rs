@@ -16,7 +16,9 @@ pub enum KmsError {
     InvalidState(String),
     /// The blob was changed, cut, or made under another encryption context. AWS gives no text, on purpose:
     /// an attacker learns nothing from it.
-    #[error("the ciphertext does not open: it was changed, or the encryption context is not the one it was made with")]
+    #[error(
+        "the ciphertext does not open: it was changed, or the encryption context is not the one it was made with"
+    )]
     InvalidCiphertext,
     /// The blob names another key than the caller.
     #[error("The key ID in the request does not identify a CMK that can perform this operation.")]
@@ -103,9 +105,11 @@ impl KmsError {
             Self::LimitExceeded(_) => "LimitExceededException",
             Self::Permissions { .. } | Self::Denied(_) => "AccessDeniedException",
             Self::Busy { .. } => "DependencyTimeoutException",
-            Self::NoStore(_) | Self::StoreExists(_) | Self::Damaged { .. } | Self::Newer { .. } | Self::Io { .. } => {
-                "KMSInternalException"
-            }
+            Self::NoStore(_)
+            | Self::StoreExists(_)
+            | Self::Damaged { .. }
+            | Self::Newer { .. }
+            | Self::Io { .. } => "KMSInternalException",
         }
     }
 

@@ -147,7 +147,9 @@ impl Engine {
 fn find(w: &Writer<'_>, key: &str) -> Result<KeyRecord, Fault> {
     let id = match KeyRef::parse(key)? {
         KeyRef::Id(id) => id,
-        KeyRef::Alias(alias) => w.get::<AliasRecord>(ALIASES, &alias)?.ok_or_else(|| no_alias(&alias))?.target,
+        KeyRef::Alias(alias) => {
+            w.get::<AliasRecord>(ALIASES, &alias)?.ok_or_else(|| no_alias(&alias))?.target
+        }
     };
     w.get(KEYS, &id)?.ok_or_else(|| no_key(&id).into())
 }

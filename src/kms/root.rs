@@ -62,7 +62,9 @@ impl Cost {
 
     /// Refuses what would take this process down: the file is read before it is authenticated.
     fn is_sane(self) -> bool {
-        (8..=1 << 20).contains(&self.memory_kib) && (1..=64).contains(&self.passes) && (1..=64).contains(&self.lanes)
+        (8..=1 << 20).contains(&self.memory_kib)
+            && (1..=64).contains(&self.passes)
+            && (1..=64).contains(&self.lanes)
     }
 }
 
@@ -113,7 +115,8 @@ pub(super) fn reprotect(
 ) -> Result<(), KmsError> {
     // Two at once could leave the key file of one with the root file of the other.
     let lock = std::fs::File::open(at).map_err(KmsError::io(at))?;
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|e| KmsError::io(at)(e.into()))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|e| KmsError::io(at)(e.into()))?;
     let file = read(at)?;
     let root = open(at, &file, passphrase)?;
     if file.protection == ProtectionKind::KeyFile && matches!(new, Protection::KeyFile) {
@@ -132,7 +135,13 @@ fn store_key(root: &Secret<32>, store: &[u8]) -> SealKey {
     SealKey::new(derive::hkdf(root.expose(), store, labels::STORE_KEY))
 }
 
-fn write(at: &Path, root: &Secret<32>, store: &str, protection: &Protection, cost: Cost) -> Result<(), KmsError> {
+fn write(
+    at: &Path,
+    root: &Secret<32>,
+    store: &str,
+    protection: &Protection,
+    cost: Cost,
+) -> Result<(), KmsError> {
     let (kind, argon2id, kek) = match protection {
         Protection::Passphrase(phrase) if phrase.is_empty() => {
             return Err(KmsError::Validation("the passphrase is empty; give one of some length".into()));
@@ -166,7 +175,9 @@ fn read(at: &Path) -> Result<RootFile, KmsError> {
     dir::check(at)?;
     let path = at.join(ROOT_FILE);
     let bytes = dir::read_private(&path).map_err(|e| match e {
-        KmsError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => KmsError::NoStore(at.into()),
+        KmsError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            KmsError::NoStore(at.into())
+        }
         other => other,
     })?;
     let text = std::str::from_utf8(&bytes).map_err(|e| damaged(at, &e))?;
@@ -193,14 +204,20 @@ fn open(at: &Path, file: &RootFile, passphrase: Option<&str>) -> Result<Secret<3
                     at.display()
                 ))
             })?;
-            (stretch(at, phrase, argon2id)?, format!("wrong passphrase, or {ROOT_FILE} was changed; try again"))
+            (
+                stretch(at, phrase, argon2id)?,
+                format!("wrong passphrase, or {ROOT_FILE} was changed; try again"),
+            )
         }
         None => (
             key_file(at)?,
-            format!("{KEY_FILE} does not open {ROOT_FILE}: one of them was changed; restore both from a backup"),
+            format!(
+                "{KEY_FILE} does not open {ROOT_FILE}: one of them was changed; restore both from a backup"
+            ),
         ),
     };
-    let sealed = hex::decode(&file.sealed_root_key).ok_or_else(|| damaged(at, &"sealed_root_key is not hex"))?;
+    let sealed =
+        hex::decode(&file.sealed_root_key).ok_or_else(|| damaged(at, &"sealed_root_key is not hex"))?;
     let root = kek
         .open(&file.bound(), &sealed)
         .map_err(|_| KmsError::Denied(format!("{}: {refusal}", at.display())))?;
@@ -210,10 +227,12 @@ fn open(at: &Path, file: &RootFile, passphrase: Option<&str>) -> Result<Secret<3
 fn key_file(at: &Path) -> Result<SealKey, KmsError> {
     let path = at.join(KEY_FILE);
     let text = dir::read_private(&path).map_err(|e| match e {
-        KmsError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => KmsError::Denied(format!(
-            "{}: the key file of the KMS store is missing; put it back from a backup",
-            path.display()
-        )),
+        KmsError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            KmsError::Denied(format!(
+                "{}: the key file of the KMS store is missing; put it back from a backup",
+                path.display()
+            ))
+        }
         other => other,
     })?;
     let bytes = std::str::from_utf8(&text).ok().and_then(|t| hex::decode(t.trim_end())).map(Zeroizing::new);

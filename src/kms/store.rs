@@ -8,7 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
+    TableDefinition,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
@@ -145,7 +148,10 @@ impl Store {
             match open() {
                 Err(DatabaseError::DatabaseAlreadyOpen) if start.elapsed() < PATIENCE => {}
                 Err(DatabaseError::DatabaseAlreadyOpen) => {
-                    return Err(Fault::Kms(KmsError::Busy { path: self.path.clone(), seconds: PATIENCE.as_secs() }));
+                    return Err(Fault::Kms(KmsError::Busy {
+                        path: self.path.clone(),
+                        seconds: PATIENCE.as_secs(),
+                    }));
                 }
                 other => return Ok(other?),
             }

@@ -88,8 +88,14 @@ fn the_context_is_unambiguous() {
     let (_tmp, kms) = store();
     let key = kms.create_key("").unwrap().key_id;
     let sealed = kms.encrypt(&key, b"x", &context(&[("ab", "c"), ("d", "")])).unwrap().blob;
-    for wrong in [&[("a", "bc"), ("d", "")][..], &[("ab", "cd")], &[("ab", "c")], &[("AB", "c"), ("d", "")], &[]] {
-        assert_eq!(code(kms.decrypt(&sealed, &context(wrong), None)), "InvalidCiphertextException", "{wrong:?}");
+    for wrong in
+        [&[("a", "bc"), ("d", "")][..], &[("ab", "cd")], &[("ab", "c")], &[("AB", "c"), ("d", "")], &[]]
+    {
+        assert_eq!(
+            code(kms.decrypt(&sealed, &context(wrong), None)),
+            "InvalidCiphertextException",
+            "{wrong:?}"
+        );
     }
     kms.decrypt(&sealed, &context(&[("d", ""), ("ab", "c")]), None).unwrap();
 }
@@ -263,9 +269,11 @@ fn a_store_that_others_can_read_is_refused() {
     for name in ["root.toml", "root.key", "store.redb"] {
         assert_eq!(dir.join(name).metadata().unwrap().mode() & 0o7777, 0o600, "{name}");
     }
-    for (path, wide, right) in
-        [(dir.clone(), 0o750, 0o700), (dir.join("root.key"), 0o640, 0o600), (dir.join("root.toml"), 0o604, 0o600)]
-    {
+    for (path, wide, right) in [
+        (dir.clone(), 0o750, 0o700),
+        (dir.join("root.key"), 0o640, 0o600),
+        (dir.join("root.toml"), 0o604, 0o600),
+    ] {
         chmod(&path, wide);
         let error = Engine::open(&dir, None).unwrap_err();
         assert!(matches!(error, KmsError::Permissions { .. }), "{error}");
@@ -380,7 +388,9 @@ fn the_store_shows_nothing() {
     let opened = kms.decrypt(&sealed.blob, &context(&[]), None).unwrap();
     let lines = format!("{kms:?} {opened:?} {plain:?} {:?}", phrase("hunter2"));
     assert!(!lines.contains("hunter2"), "{lines}");
-    assert!(!lines.contains(&hex::encode(plain.expose())) && !lines.contains(&format!("{:?}", plain.expose())));
+    assert!(
+        !lines.contains(&hex::encode(plain.expose())) && !lines.contains(&format!("{:?}", plain.expose()))
+    );
 }
 
 /// Records of one key do not open in the place of another's.
@@ -441,7 +451,8 @@ fn threads_share_an_engine() {
                 let ctx = context(&[("thread", &thread.to_string())]);
                 for round in 0..20 {
                     let nonce = [thread * 20 + round; 12];
-                    let (plain, wrapped) = kms.generate_compact(key, [(&nonce, &ctx)]).unwrap().pop().unwrap();
+                    let (plain, wrapped) =
+                        kms.generate_compact(key, [(&nonce, &ctx)]).unwrap().pop().unwrap();
                     if thread == 0 {
                         kms.rotate_key_on_demand(key).unwrap();
                     }

@@ -1,6 +1,84 @@
 //! The commands. The only folder that names `clap` and prints.
+//!
+//! Secrets never come as arguments; what a command prints is for people on stderr and for programs on stdout; how
+//! it ends is one of the codes of [`exit`].
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod check;
+mod daemon;
+mod docs;
+mod error;
+mod exit;
+mod guardian;
+mod harden;
+mod info;
+mod init;
+mod inspect;
+mod kms;
+mod logging;
+mod mount;
+mod mount_options;
+mod mount_point;
+mod sandbox;
+mod seccomp;
+mod secrets;
+mod signals;
+mod store;
+mod umount;
+mod walk;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use error::CliError;
+use exit::Exit;
 
 /// Runs the command line; gives the exit code.
-pub fn main() -> std::process::ExitCode {
-    todo!()
+pub fn main() -> ExitCode {
+    harden::early();
+    let argv = mount_options::rewrite(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(&argv) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Also --help and --version end here, with status 0.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(Exit::Usage.code()));
+        }
+    };
+    let done = dispatch(cli.command, &argv);
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            error.print();
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliError> {
+    match command {
+        Command::Init(args) => init::run(&args),
+        Command::Mount(args) => mount::run(&args, argv),
+        Command::Umount(args) => umount::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Kms(args) => kms::run(&args, &|| args_passphrase(&args)).map_err(CliError::Kms).map(|()| Exit::Ok),
+        Command::Completions(args) => docs::completions(&args),
+        Command::Man(args) => docs::man(&args),
+        Command::Guardian(args) => guardian::run(&args),
+    }
+}
+
+/// One line of JSON.
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain structures with string keys encode")
+}
+
+/// The passphrase for `kms` commands, which open the store themselves.
+fn args_passphrase(_args: &kms::KmsArgs) -> std::io::Result<Option<zeroize::Zeroizing<String>>> {
+    secrets::KeyArgs::default().any_passphrase().map_err(|e| std::io::Error::other(e.to_string()))
 }

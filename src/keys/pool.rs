@@ -41,11 +41,7 @@ pub(super) trait Source: Send + Sync {
 }
 
 /// Batches from a provider, for one vault.
-pub(super) fn generate(
-    provider: &dyn Provider,
-    vault: VaultId,
-    count: usize,
-) -> Result<Vec<Ready>, KeyError> {
+pub(super) fn generate(provider: &dyn Provider, vault: VaultId, count: usize) -> Result<Vec<Ready>, KeyError> {
     let ids: Vec<FileId> = (0..count).map(|_| FileId(random::array())).collect();
     let contexts: Vec<_> = ids.iter().map(|id| WrapContext { vault, file: Some(*id) }).collect();
     let made = provider.generate(&contexts)?;
@@ -76,6 +72,8 @@ struct State {
     version: Option<u16>,
     checked: Option<Instant>,
     started: bool,
+    /// Set by the first take: a mount that only reads makes no keys.
+    wanted: bool,
     stop: bool,
 }
 
@@ -93,6 +91,7 @@ impl Pool {
         self.notice_rotation();
         let (taken, epoch) = {
             let mut state = self.shared.state.lock();
+            state.wanted = true;
             let taken = state.ready.pop_front();
             if state.ready.len() <= self.shared.low {
                 self.shared.wake.notify_one();
@@ -103,8 +102,7 @@ impl Pool {
             return Ok(ready);
         }
         let mut made = self.shared.source.make(URGENT_BATCH)?.into_iter();
-        let first =
-            made.next().ok_or_else(|| KeyError::Unreachable("the provider made no data key".into()))?;
+        let first = made.next().ok_or_else(|| KeyError::Unreachable("the provider made no data key".into()))?;
         self.shared.add(made, epoch);
         Ok(first)
     }
@@ -197,8 +195,8 @@ impl Shared {
                 continue;
             }
             let (missing, epoch) = (self.size.saturating_sub(state.ready.len()), state.epoch);
-            let fill_at =
-                if state.ready.len() <= self.low && missing > 0 { failures.retry_at(now) } else { chore_at };
+            let fill = state.wanted && missing > 0 && state.ready.len() <= self.low;
+            let fill_at = if fill { failures.retry_at(now) } else { chore_at };
             if fill_at > now {
                 self.wake.wait_until(&mut state, fill_at.min(chore_at));
                 continue;

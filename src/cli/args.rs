@@ -1,0 +1,180 @@
+//! The command line, as clap sees it: help, completions and man pages are made from here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::kms::KmsArgs;
+use super::secrets::KeyArgs;
+
+/// Encrypts a directory: each file with its own key, wrapped by a KMS.
+#[derive(Debug, Parser)]
+#[command(name = "envelopefs", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Begin with:\n  envelopefs init ~/vault\n  envelopefs mount ~/vault ~/plain\n\n\
+    Exit codes: 0 done, 2 usage, 3 no vault, 4 format, 5 tampered, 6 key refused, 7 key not to be had,\n\
+    8 mount point, 9 FUSE, 10 in use, 11 faults found, 12 unsuitable directory, 130 interrupted, 1 anything else.")]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Makes a vault in a new or empty directory.
+    Init(InitArgs),
+    /// Shows a vault's plaintext at a mount point.
+    Mount(Box<MountArgs>),
+    /// Ends a mount; returns when the vault is quiet.
+    Umount(UmountArgs),
+    /// Tells what a vault is: config, wrapping keys, counts.
+    Info(InfoArgs),
+    /// Tells what a lower file is: header, key, lengths, block map.
+    Inspect(InspectArgs),
+    /// Opens every name and block of a vault; lists the faults.
+    Check(CheckArgs),
+    /// Works on the keys of the embedded KMS.
+    Kms(KmsArgs),
+    /// Prints a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Writes the man pages into a directory.
+    Man(ManArgs),
+    /// Unmounts when the daemon asks or dies.
+    #[command(name = "guardian", hide = true)]
+    Guardian(GuardianArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    envelopefs init ~/vault                              asks for a passphrase\n  \
+    envelopefs init --kms-key-file /srv/vault            for unattended mounts\n  \
+    envelopefs init --key-uri kms:embedded/alias/payroll ~/vault")]
+pub(super) struct InitArgs {
+    /// Directory of the new vault; made if missing.
+    pub(super) vault: PathBuf,
+    /// Wrapping key; of the embedded KMS it is made if missing.
+    #[arg(long, value_name = "URI", default_value = "kms:embedded/alias/envelopefs", help_heading = "Keys")]
+    pub(super) key_uri: String,
+    /// Protect a new KMS store by a key file (mode 0600) instead of a passphrase.
+    #[arg(long, help_heading = "Keys", conflicts_with_all = ["passphrase_file", "passphrase_fd"])]
+    pub(super) kms_key_file: bool,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    envelopefs mount ~/vault ~/plain\n  \
+    envelopefs mount -o ro,allow_other /srv/vault /srv/plain\n  \
+    /etc/fstab:  /srv/vault  /srv/plain  fuse.envelopefs  allow_other,kms-dir=/etc/envelopefs/kms,_netdev  0 0")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub(super) struct MountArgs {
+    /// The vault's directory (ciphertext).
+    pub(super) vault: PathBuf,
+    /// Where the plaintext shall appear: an empty directory.
+    pub(super) mount_point: PathBuf,
+    /// Stay in the foreground; log to stderr.
+    #[arg(long, short, help_heading = "Process")]
+    pub(super) foreground: bool,
+    /// Append the log to a file (default: syslog).
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub(super) log_file: Option<PathBuf>,
+    /// Run without landlock and seccomp.
+    #[arg(long, help_heading = "Process")]
+    pub(super) no_sandbox: bool,
+    /// Refuse every change.
+    #[arg(long, short, help_heading = "Mount")]
+    pub(super) read_only: bool,
+    /// Let other users in; the kernel checks permissions.
+    #[arg(long, help_heading = "Mount")]
+    pub(super) allow_other: bool,
+    /// Other hosts may have the vault mounted too: cache nothing.
+    #[arg(long, help_heading = "Mount")]
+    pub(super) shared: bool,
+    /// Mount over a directory that is not empty.
+    #[arg(long, help_heading = "Mount")]
+    pub(super) nonempty: bool,
+    /// Options as mount(8) takes them: ro, noatime, allow_other, suid, dev, noexec, shared, kms-dir=DIR, ...
+    #[arg(long, short, value_name = "LIST", value_delimiter = ',', help_heading = "Mount")]
+    pub(super) options: Vec<String>,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+    /// This is the background process of `mount`.
+    #[arg(long, hide = true)]
+    pub(super) daemon_child: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  envelopefs umount ~/plain")]
+pub(super) struct UmountArgs {
+    /// The mount point.
+    pub(super) mount_point: PathBuf,
+    /// Detach now, end when nothing uses it any more; does not wait.
+    #[arg(long, short)]
+    pub(super) lazy: bool,
+    /// Seconds to wait for the daemon to finish writing.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(super) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Without a passphrase, what needs the key store is left out.")]
+pub(super) struct InfoArgs {
+    /// The vault's directory.
+    pub(super) vault: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Do not walk the vault to count files and bytes.
+    #[arg(long)]
+    pub(super) no_counts: bool,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  envelopefs inspect ~/vault/kS0cq...")]
+pub(super) struct InspectArgs {
+    /// A lower file (ciphertext) of a vault.
+    pub(super) file: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Show which blocks exist; needs the keys.
+    #[arg(long)]
+    pub(super) map: bool,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Ends with 0 when the vault is whole, 11 when faults were found, 130 when interrupted.")]
+pub(super) struct CheckArgs {
+    /// The vault's directory; it must not be mounted for writing meanwhile.
+    pub(super) vault: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Files that are opened at once (default: one a core).
+    #[arg(long, value_name = "N")]
+    pub(super) jobs: Option<usize>,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell.
+    pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// Directory for the pages; made if missing.
+    pub(super) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GuardianArgs {
+    /// What to unmount.
+    pub(super) mount_point: PathBuf,
+}

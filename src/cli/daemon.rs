@@ -1,0 +1,173 @@
+//! The life of a mount: unlock, mount, go into the sandbox, serve, and leave the vault whole.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, after, bounded, never, select};
+use log::{error, info, warn};
+use zeroize::Zeroizing;
+
+use super::error::CliError;
+use super::exit::Exit;
+use super::guardian::Guardian;
+use super::mount_options::MountOptions;
+use super::{harden, logging, mount, sandbox, signals};
+use crate::fs::{self, Fs, FsError};
+use crate::fuse::{self, MountConfig, Mounted};
+use crate::keys::{self, Unlock};
+
+/// After a signal to end, this long for programs to let go of their open files.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What the background process has for a terminal.
+const NULL: &str = "/dev/null";
+
+/// What to mount where, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Canonical path.
+    pub(super) vault: PathBuf,
+    /// Canonical path.
+    pub(super) mount_point: PathBuf,
+    pub(super) options: MountOptions,
+}
+
+/// Who waits for this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Life {
+    /// A terminal or a service manager.
+    Foreground,
+    /// `mount`, until the mount is ready; then nobody.
+    Background,
+}
+
+/// Runs until the mount is gone.
+pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life) -> Result<Exit, CliError> {
+    harden::raise_descriptor_limit();
+    let blocked = signals::block().map_err(CliError::io(Path::new("signals")))?;
+    start_log(plan, life)?;
+    let nowhere = OpenOptions::new().read(true).write(true).open(NULL).map_err(CliError::io(Path::new(NULL)))?;
+    if life == Life::Background {
+        let _ = rustix::process::setsid();
+        // A working directory would keep its filesystem busy.
+        rustix::process::chdir("/").map_err(|e| CliError::Io("/".into(), e.into()))?;
+    }
+    let mut guardian = Guardian::start(&plan.mount_point).map_err(CliError::io(Path::new("/proc/self/exe")))?;
+    let fs = Arc::new(open(plan, passphrase)?);
+    let mounted = fuse::mount(Arc::clone(&fs), &plan.mount_point, &mount_config(plan))
+        .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
+    let told = guardian.mounted(mounted.device());
+    told.map_err(CliError::io(Path::new("the guardian")))?;
+    enter_sandbox(plan)?;
+    let wishes = signals::listen(blocked).map_err(CliError::io(Path::new("signals")))?;
+    report_ready(life, &nowhere).map_err(CliError::io(Path::new("stdout")))?;
+    info!("mounted: filesystem {}", mounted.device());
+    let served = serve(mounted, &mut guardian, &wishes);
+    if let Err(e) = &served {
+        error!("serving ended early: {e}");
+    }
+    fs.close();
+    info!("unmounted");
+    guardian.dismiss();
+    served.map(|()| Exit::Ok).map_err(CliError::io(&plan.mount_point))
+}
+
+fn start_log(plan: &Plan, life: Life) -> Result<(), CliError> {
+    match (&plan.options.log_file, life) {
+        (Some(path), _) => logging::to_file(path)?,
+        (None, Life::Foreground) => logging::to_stderr(),
+        (None, Life::Background) => {
+            let _ = logging::to_syslog();
+        }
+    }
+    Ok(())
+}
+
+fn open(plan: &Plan, passphrase: Option<Zeroizing<String>>) -> Result<Fs, CliError> {
+    let unlock = Unlock { kms_dir: plan.options.key.kms_dir.clone(), passphrase };
+    let keyring = keys::open_vault(&plan.vault, &unlock)?;
+    let options = fs::Options { read_only: plan.options.read_only, shared: plan.options.shared };
+    Fs::open(&plan.vault, keyring, options).map_err(|e| match e {
+        FsError::Errno(rustix::io::Errno::WOULDBLOCK) => CliError::InUse(plan.vault.clone()),
+        other => CliError::Top(plan.vault.clone(), other),
+    })
+}
+
+fn mount_config(plan: &Plan) -> MountConfig {
+    let options = &plan.options;
+    MountConfig {
+        source: plan.vault.clone(),
+        read_only: options.read_only,
+        no_atime: options.no_atime,
+        suid: options.suid,
+        dev: options.dev,
+        no_exec: options.no_exec,
+        allow_other: options.allow_other,
+        shared: options.shared,
+    }
+}
+
+fn enter_sandbox(plan: &Plan) -> Result<(), CliError> {
+    if plan.options.no_sandbox {
+        warn!("running without a sandbox (--no-sandbox)");
+        return Ok(());
+    }
+    let store = plan.options.key.store_dir()?;
+    let mut writable = vec![plan.vault.as_path()];
+    if store.is_dir() {
+        writable.push(&store);
+    }
+    writable.extend(plan.options.log_file.as_deref());
+    // A umask of its own needs no file; what /proc/self/fd leads to is allowed by its own path.
+    let readable = [Path::new("/proc/self")];
+    let active = sandbox::enter(&writable, &readable)
+        .map_err(|e| CliError::Usage(format!("sandbox: {e} (run without it: --no-sandbox)")))?;
+    info!("sandbox: {active}");
+    Ok(())
+}
+
+/// Lets the waiting `mount` return, and lets go of its terminal.
+fn report_ready(life: Life, nowhere: &File) -> std::io::Result<()> {
+    if life == Life::Foreground {
+        return Ok(());
+    }
+    let mut parent = File::from(rustix::stdio::stdout().try_clone_to_owned()?);
+    rustix::stdio::dup2_stdin(nowhere)?;
+    rustix::stdio::dup2_stdout(nowhere)?;
+    rustix::stdio::dup2_stderr(nowhere)?;
+    parent.write_all(mount::READY)
+}
+
+/// Serves until the mount is gone, or until someone asks for the end and `GRACE` is over.
+fn serve(mounted: Mounted, guardian: &mut Guardian, wishes: &Receiver<i32>) -> std::io::Result<()> {
+    let (sender, ended) = bounded(1);
+    std::thread::Builder::new().name("efs-serve".to_owned()).spawn(move || {
+        let _ = sender.send(mounted.run());
+    })?;
+    let mut deadline = never();
+    let mut asked = false;
+    loop {
+        select! {
+            recv(ended) -> result => return result.unwrap_or_else(|_| Err(std::io::Error::other("the event loops are gone"))),
+            recv(wishes) -> signal => {
+                if asked {
+                    warn!("asked twice to end: not waiting for open files");
+                    return Ok(());
+                }
+                asked = true;
+                info!("signal {}: unmounting", signal.unwrap_or(0));
+                if let Err(e) = guardian.unmount() {
+                    error!("the guardian is gone ({e}); unmount by hand");
+                }
+                deadline = after(GRACE);
+            }
+            recv(deadline) -> _ => {
+                warn!("files are still open {} s after unmounting; closing them", GRACE.as_secs());
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The one error type of the commands: what failed, why, what to do, and the exit code.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::exit::Exit;
+use super::mount_point::MountPointFault;
+use crate::content::ContentError;
+use crate::format::config::ConfigError;
+use crate::fs::FsError;
+use crate::fuse::MountError;
+use crate::keys::{KeyError, OpenError};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) enum CliError {
+    /// A vault that does not open, or cannot be made.
+    Vault(OpenError),
+    /// Another mount has the vault.
+    InUse(PathBuf),
+    /// The vault's top directory.
+    Top(PathBuf, FsError),
+    /// A key.
+    Key(KeyError),
+    /// A `kms` command, or the store of the embedded KMS.
+    Kms(Box<dyn std::error::Error>),
+    /// A mount point that cannot be used.
+    MountPoint(PathBuf, MountPointFault),
+    /// FUSE.
+    Mount(PathBuf, MountError),
+    /// The background process ended before the mount was ready; it has said why.
+    Daemon(u8),
+    /// No secret could be had.
+    Secret(String),
+    /// No protection was chosen for a new store, and nobody can be asked.
+    NoProtection(PathBuf),
+    /// A file.
+    Io(PathBuf, io::Error),
+    /// A file that is no lower file of a vault.
+    NotALowerFile(PathBuf),
+    /// A header that does not decode.
+    Header(PathBuf, crate::format::header::HeaderError),
+    /// Content that does not open.
+    Content(PathBuf, ContentError),
+    /// Unmounting failed because something in the mount is in use.
+    Busy(PathBuf),
+    /// Nothing of ours is mounted there.
+    NotMounted(PathBuf),
+    /// fusermount3, in its words.
+    Unmount(PathBuf, String),
+    /// The daemon still writes after the time that `umount` waits.
+    StillWriting(PathBuf),
+    /// The command line.
+    Usage(String),
+}
+
+impl CliError {
+    /// An I/O error of `path`.
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |e| Self::Io(path.to_owned(), e)
+    }
+
+    /// What the process ends with; the background process has chosen already.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Daemon(code) => *code,
+            other => other.exit().code(),
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Vault(e) => vault_exit(e),
+            Self::InUse(_) => Exit::InUse,
+            Self::Key(e) => key_exit(e),
+            Self::Top(_, FsError::Key(e)) => key_exit(e),
+            Self::Kms(e) => super::store::exit_of(e.as_ref()),
+            Self::MountPoint(..) | Self::Busy(_) | Self::NotMounted(_) => Exit::MountPoint,
+            Self::Mount(..) => Exit::Fuse,
+            Self::Secret(_) | Self::NoProtection(_) => Exit::KeyDenied,
+            Self::NotALowerFile(_) => Exit::NotAVault,
+            Self::Header(..) => Exit::Format,
+            Self::Content(_, ContentError::Damaged(_)) => Exit::Faults,
+            Self::Usage(_) => Exit::Usage,
+            Self::Daemon(_)
+            | Self::Top(..)
+            | Self::Io(..)
+            | Self::Content(..)
+            | Self::Unmount(..)
+            | Self::StillWriting(_) => Exit::Failure,
+        }
+    }
+
+    /// Prints what failed and what to do.
+    pub(super) fn print(&self) {
+        if matches!(self, Self::Daemon(_)) {
+            return;
+        }
+        eprintln!("envelopefs: {self}");
+        if let Some(advice) = self.advice() {
+            for line in advice.lines() {
+                eprintln!("  {line}");
+            }
+        }
+    }
+
+    /// What to do about it. All advice of the program stands here.
+    fn advice(&self) -> Option<String> {
+        let text = match self {
+            Self::Vault(OpenError::NotAVault(dir)) => format!("Make one with: envelopefs init {dir}"),
+            Self::Vault(OpenError::Exists(dir)) => format!("Mount it with: envelopefs mount {dir} MOUNTPOINT"),
+            Self::Vault(OpenError::NotEmpty(_)) => "Give an empty or a new directory.".into(),
+            Self::Vault(OpenError::NoXattrs(_)) => {
+                "Use a directory on ext4, XFS, Btrfs, ZFS or tmpfs (Linux 6.6 or later).".into()
+            }
+            Self::Vault(OpenError::Tampered(_)) => {
+                "Nothing was mounted. Restore .envelopefs/vault.toml from a backup you trust.".into()
+            }
+            Self::Vault(OpenError::Config { source: ConfigError::Newer { .. }, .. }) => return None,
+            Self::Vault(OpenError::Config { .. }) => "Restore the file from a backup you trust.".into(),
+            Self::Vault(OpenError::Key(e)) | Self::Key(e) | Self::Top(_, FsError::Key(e)) => return key_advice(e),
+            Self::InUse(dir) => format!(
+                "See where it is mounted: findmnt -S {}\nSeveral mounts at once, of several hosts, need --shared.",
+                dir.display()
+            ),
+            Self::MountPoint(path, fault) => return fault.advice(path),
+            Self::Mount(_, MountError::NoDevice(e)) if e.kind() == io::ErrorKind::NotFound => {
+                "Load the module with: modprobe fuse. In a container, pass --device /dev/fuse --cap-add SYS_ADMIN.".into()
+            }
+            Self::Mount(_, MountError::NoDevice(_)) => "Only root may open it here: check its mode (0666).".into(),
+            Self::Mount(_, MountError::NoHelper(_)) => "Install it with: apt install fuse3".into(),
+            Self::Mount(_, MountError::AllowOther) => {
+                "Ask root to put the line user_allow_other into /etc/fuse.conf, or mount without allow_other.".into()
+            }
+            Self::NoProtection(_) => "Choose one:\n\
+                 --kms-key-file         a key file beside the store, mode 0600: starts unattended\n\
+                 --passphrase-file F    a passphrase, read from a file\n\
+                 --passphrase-fd N      a passphrase, read from a descriptor\n\
+                 ENVELOPEFS_PASSPHRASE  a passphrase, from the environment\n\
+                 or run the command on a terminal to be asked."
+                .into(),
+            Self::NotALowerFile(_) => {
+                "Give a file of the vault itself (ciphertext), not one seen through the mount.".into()
+            }
+            Self::Busy(path) => format!(
+                "See who uses it: fuser -vm {}\nOr let go of it as soon as it is idle: envelopefs umount --lazy {0}",
+                path.display()
+            ),
+            Self::StillWriting(_) => "It ends when everything is on the disk; wait before you copy the vault.".into(),
+            _ => return None,
+        };
+        Some(text)
+    }
+}
+
+fn vault_exit(e: &OpenError) -> Exit {
+    match e {
+        OpenError::NotAVault(_) => Exit::NotAVault,
+        OpenError::Exists(_) | OpenError::NotEmpty(_) | OpenError::NoXattrs(_) => Exit::Unsuitable,
+        OpenError::Config { .. } => Exit::Format,
+        OpenError::Tampered(_) => Exit::Tampered,
+        OpenError::Key(e) => key_exit(e),
+        OpenError::Io { .. } => Exit::Failure,
+    }
+}
+
+pub(super) fn key_exit(e: &KeyError) -> Exit {
+    match e {
+        KeyError::Uri { .. } => Exit::Usage,
+        KeyError::Disabled(_) | KeyError::Denied(_) | KeyError::Foreign => Exit::KeyDenied,
+        KeyError::NotFound(_) | KeyError::Unreachable(_) | KeyError::NoSuchRow(_) => Exit::KeyUnavailable,
+        KeyError::Header(_) => Exit::Format,
+    }
+}
+
+fn key_advice(e: &KeyError) -> Option<String> {
+    let text = match e {
+        KeyError::Uri { .. } => "For the embedded KMS: kms:embedded/alias/NAME or kms:embedded/KEY-ID",
+        KeyError::NotFound(_) => "List the keys with: envelopefs kms list-keys. Another store: --kms-dir DIR",
+        KeyError::Disabled(_) => "Ask the key's administrator to enable it.",
+        KeyError::Foreign => "If the KMS store was restored or replaced, give the right one with --kms-dir DIR.",
+        KeyError::Denied(_) | KeyError::Unreachable(_) | KeyError::NoSuchRow(_) | KeyError::Header(_) => return None,
+    };
+    Some(text.into())
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vault(e) => e.fmt(f),
+            Self::InUse(dir) => write!(f, "{}: the vault is mounted already", dir.display()),
+            Self::Top(dir, e) => write!(f, "{}: {e}", dir.display()),
+            Self::Key(e) => e.fmt(f),
+            Self::Kms(e) => e.fmt(f),
+            Self::MountPoint(path, fault) => write!(f, "{}: {fault}", path.display()),
+            Self::Mount(path, e) => write!(f, "{}: {e}", path.display()),
+            Self::Daemon(code) => write!(f, "the background process ended with status {code}"),
+            Self::Secret(why) | Self::Usage(why) => f.write_str(why),
+            Self::NoProtection(dir) => {
+                write!(f, "{}: a new KMS store needs a protection for its root key", dir.display())
+            }
+            Self::Io(path, e) => write!(f, "{}: {e}", path.display()),
+            Self::NotALowerFile(path) => {
+                write!(f, "{}: no lower file of a vault (it has no xattr user.efs.key)", path.display())
+            }
+            Self::Header(path, e) => write!(f, "{}: {e}", path.display()),
+            Self::Content(path, e) => write!(f, "{}: {e}", path.display()),
+            Self::Busy(path) => write!(f, "{}: in use", path.display()),
+            Self::NotMounted(path) => write!(f, "{}: no EnvelopeFS mount", path.display()),
+            Self::Unmount(path, why) => write!(f, "{}: {why}", path.display()),
+            Self::StillWriting(path) => {
+                write!(f, "{}: unmounted, but its daemon is still writing to the vault", path.display())
+            }
+        }
+    }
+}
+
+impl From<OpenError> for CliError {
+    fn from(e: OpenError) -> Self {
+        Self::Vault(e)
+    }
+}
+
+impl From<KeyError> for CliError {
+    fn from(e: KeyError) -> Self {
+        Self::Key(e)
+    }
+}

@@ -1,0 +1,25 @@
+//! What every command does first: keys must not reach a core file, a debugger or the swap.
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+
+/// Set before the command line is looked at. A refusal of the system weakens this run, and is no reason to fail.
+pub(super) fn early() {
+    let _ = rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    raise(Resource::Memlock);
+}
+
+/// For the daemon: as many descriptors as this user may have.
+pub(super) fn raise_descriptor_limit() {
+    raise(Resource::Nofile);
+}
+
+fn raise(resource: Resource) {
+    let limit = rustix::process::getrlimit(resource);
+    let _ = rustix::process::setrlimit(resource, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// No program that this process starts gains rights. After the last set-uid helper was started.
+pub(super) fn no_new_privileges() {
+    let _ = rustix::thread::set_no_new_privs(true);
+}

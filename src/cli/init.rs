@@ -1,0 +1,35 @@
+//! `init`: makes a vault, and the key and store that it needs.
+
+use super::args::InitArgs;
+use super::error::CliError;
+use super::exit::Exit;
+use super::store;
+use crate::keys::{self, OpenError};
+
+pub(super) fn run(args: &InitArgs) -> Result<Exit, CliError> {
+    // A directory that is refused must not cost a new store first.
+    refuse_unsuitable(args)?;
+    let unlock = store::prepare(args)?;
+    let config = keys::init_vault(&args.vault, &args.key_uri, &unlock)?;
+    println!("vault made: {} (id {})", args.vault.display(), config.vault_id);
+    for key in &config.keys {
+        println!("wrapping key: {}", key.uri);
+    }
+    println!("Back up the KMS store: without it nobody can read this vault.");
+    Ok(Exit::Ok)
+}
+
+fn refuse_unsuitable(args: &InitArgs) -> Result<(), CliError> {
+    let path = || args.vault.display().to_string();
+    if keys::read_config(&args.vault).is_ok() {
+        return Err(OpenError::Exists(path()).into());
+    }
+    match std::fs::read_dir(&args.vault) {
+        Ok(mut entries) => match entries.next() {
+            Some(_) => Err(OpenError::NotEmpty(path()).into()),
+            None => Ok(()),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(CliError::Io(args.vault.clone(), e)),
+    }
+}

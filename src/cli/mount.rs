@@ -1,0 +1,94 @@
+//! `mount`: looks at vault and mount point, gets the passphrase, starts the daemon, and returns when it serves.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use zeroize::Zeroizing;
+
+use super::args::MountArgs;
+use super::daemon::{self, Plan};
+use super::error::CliError;
+use super::exit::Exit;
+use super::mount_options::MountOptions;
+use super::secrets;
+use super::{logging, mount_point};
+use crate::keys;
+
+/// What the daemon writes to its stdout when the mount serves.
+pub(super) const READY: &[u8] = b"ready\n";
+
+pub(super) fn run(args: &MountArgs, argv: &[OsString]) -> Result<Exit, CliError> {
+    let options = MountOptions::new(args)?.absolute().map_err(CliError::io(Path::new(".")))?;
+    let vault = canonical_vault(&args.vault)?;
+    let mount_point = mount_point::check(&args.mount_point, &vault, options.nonempty)?;
+    let plan = Plan { vault, mount_point, options };
+    if args.daemon_child {
+        return daemon::run(&plan, passphrase_from_parent()?, daemon::Life::Background);
+    }
+    let unlock = plan.options.key.unlock()?;
+    if plan.options.foreground {
+        return daemon::run(&plan, unlock.passphrase, daemon::Life::Foreground);
+    }
+    let child = start(argv, unlock.passphrase.as_ref()).map_err(CliError::io(Path::new("/proc/self/exe")))?;
+    let done = await_ready(child)?;
+    // The first request shows that the event loops run.
+    rustix::fs::statfs(&plan.mount_point).map_err(|e| CliError::Io(plan.mount_point.clone(), e.into()))?;
+    if plan.options.log_file.is_none() && !Path::new(logging::SYSLOG).exists() {
+        eprintln!("envelopefs: this machine has no {}: pass --log-file FILE to keep the mount's log", logging::SYSLOG);
+    }
+    Ok(done)
+}
+
+/// Says that a directory is no vault before anything is asked or started.
+fn canonical_vault(dir: &Path) -> Result<PathBuf, CliError> {
+    keys::read_config(dir)?;
+    dir.canonicalize().map_err(CliError::io(dir))
+}
+
+/// This program again, as the daemon: the same command line, the passphrase through a pipe.
+fn start(argv: &[OsString], passphrase: Option<&Zeroizing<String>>) -> std::io::Result<Child> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg0(argv.first().cloned().unwrap_or_else(|| "envelopefs".into()))
+        .arg("mount")
+        .arg("--daemon-child")
+        .args(argv.iter().skip(2))
+        .env_remove(secrets::ENV)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut pipe = child.stdin.take().expect("stdin was asked to be a pipe");
+    if let Some(passphrase) = passphrase {
+        match pipe.write_all(passphrase.as_bytes()) {
+            // It ended before it asked; its status tells why.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+            other => other?,
+        }
+    }
+    Ok(child)
+}
+
+/// What the parent wrote to stdin, up to its end.
+fn passphrase_from_parent() -> Result<Option<Zeroizing<String>>, CliError> {
+    let mut text = Zeroizing::new(String::with_capacity(4096));
+    let mut stdin = std::io::stdin().lock().take(64 << 10);
+    stdin.read_to_string(&mut text).map_err(CliError::io(Path::new("stdin")))?;
+    Ok(Some(text).filter(|t| !t.is_empty()))
+}
+
+fn await_ready(mut child: Child) -> Result<Exit, CliError> {
+    let mut said = Vec::new();
+    let mut stdout = child.stdout.take().expect("stdout was asked to be a pipe");
+    stdout.read_to_end(&mut said).map_err(CliError::io(Path::new("the daemon")))?;
+    if said == READY {
+        return Ok(Exit::Ok);
+    }
+    let status = child.wait().map_err(CliError::io(Path::new("the daemon")))?;
+    if let Some(signal) = status.signal() {
+        return Err(CliError::Unmount(PathBuf::from("the daemon"), format!("ended by signal {signal}")));
+    }
+    let code = status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(Exit::Failure.code());
+    Err(CliError::Daemon(code))
+}

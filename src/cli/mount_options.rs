@@ -1,0 +1,137 @@
+//! `-o` lists and the call of mount(8): `mount -t fuse.envelopefs VAULT MOUNTPOINT -o ...`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use super::args::MountArgs;
+use super::error::CliError;
+use super::secrets::KeyArgs;
+
+/// What a mount shall be: switches and options brought together.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a mount option")]
+pub(super) struct MountOptions {
+    pub(super) foreground: bool,
+    pub(super) log_file: Option<PathBuf>,
+    pub(super) no_sandbox: bool,
+    pub(super) read_only: bool,
+    pub(super) no_atime: bool,
+    pub(super) allow_other: bool,
+    pub(super) suid: bool,
+    pub(super) dev: bool,
+    pub(super) no_exec: bool,
+    pub(super) shared: bool,
+    pub(super) nonempty: bool,
+    pub(super) key: KeyArgs,
+}
+
+impl MountOptions {
+    /// Switches first, then the list, in order: the last word counts.
+    pub(super) fn new(args: &MountArgs) -> Result<Self, CliError> {
+        let mut options = Self {
+            foreground: args.foreground,
+            log_file: args.log_file.clone(),
+            no_sandbox: args.no_sandbox,
+            read_only: args.read_only,
+            allow_other: args.allow_other,
+            shared: args.shared,
+            nonempty: args.nonempty,
+            key: args.key.clone(),
+            ..Self::default()
+        };
+        for word in &args.options {
+            options.apply(word)?;
+        }
+        Ok(options)
+    }
+
+    /// With paths that stay true when the daemon leaves this working directory.
+    pub(super) fn absolute(mut self) -> std::io::Result<Self> {
+        for path in [&mut self.log_file, &mut self.key.kms_dir].into_iter().flatten() {
+            *path = std::path::absolute(&path)?;
+        }
+        Ok(self)
+    }
+
+    fn apply(&mut self, word: &str) -> Result<(), CliError> {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("ro", _) => self.read_only = true,
+            ("rw", _) => self.read_only = false,
+            ("noatime", _) => self.no_atime = true,
+            ("atime" | "relatime", _) => self.no_atime = false,
+            ("suid", _) => self.suid = true,
+            ("nosuid", _) => self.suid = false,
+            ("dev", _) => self.dev = true,
+            ("nodev", _) => self.dev = false,
+            ("exec", _) => self.no_exec = false,
+            ("noexec", _) => self.no_exec = true,
+            ("allow_other", _) => self.allow_other = true,
+            ("shared", _) => self.shared = true,
+            ("nonempty", _) => self.nonempty = true,
+            ("foreground", _) => self.foreground = true,
+            ("no-sandbox", _) => self.no_sandbox = true,
+            ("kms-dir", dir) if !dir.is_empty() => self.key.kms_dir = Some(dir.into()),
+            ("passphrase-file", file) if !file.is_empty() => self.key.passphrase_file = Some(file.into()),
+            ("log-file", file) if !file.is_empty() => self.log_file = Some(file.into()),
+            // What mount(8) and fstab carry for others, and what holds here anyway.
+            ("" | "defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "owner" | "group", _) => {}
+            ("_netdev" | "nofail" | "async" | "default_permissions" | "comment", _) => {}
+            (word, _) if word.starts_with("x-") || word.starts_with("X-") => {}
+            _ => return Err(CliError::Usage(format!("mount option {word:?} is not known"))),
+        }
+        Ok(())
+    }
+}
+
+/// mount.fuse(8) calls `envelopefs VAULT MOUNTPOINT -o ...`: a first argument that is a path means `mount`.
+pub(super) fn rewrite(mut argv: Vec<OsString>) -> Vec<OsString> {
+    let is_path = |first: &OsString| first.as_encoded_bytes().contains(&b'/');
+    if argv.len() > 2 && argv.get(1).is_some_and(is_path) {
+        argv.insert(1, OsStr::new("mount").to_owned());
+    }
+    argv
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str]) -> Result<MountOptions, CliError> {
+        let mut options = MountOptions::default();
+        words.iter().try_for_each(|word| options.apply(word))?;
+        Ok(options)
+    }
+
+    /// A line of fstab is understood: what concerns us is taken, what concerns others is passed over.
+    #[test]
+    fn an_fstab_line_is_understood() {
+        let words = ["rw", "noatime", "_netdev", "x-systemd.automount", "kms-dir=/etc/kms", "allow_other", "nofail"];
+        let options = options(&words).expect("all known");
+        assert!(options.no_atime && options.allow_other && !options.read_only);
+        assert_eq!(options.key.kms_dir, Some("/etc/kms".into()));
+    }
+
+    /// The last of two contrary words counts, as in mount(8).
+    #[test]
+    fn the_last_word_counts() {
+        assert!(!options(&["ro", "rw"]).expect("known").read_only);
+        assert!(options(&["suid"]).expect("known").suid);
+        assert!(!options(&["suid", "nosuid"]).expect("known").suid);
+    }
+
+    /// A misspelt option is refused: `allow_othr` must not quietly mount something else than was asked for.
+    #[test]
+    fn an_unknown_word_is_refused() {
+        assert!(options(&["allow_othr"]).is_err());
+        assert!(options(&["kms-dir="]).is_err());
+    }
+
+    /// The call of mount.fuse(8) becomes `mount`; a real subcommand stays.
+    #[test]
+    fn a_path_first_means_mount() {
+        let argv = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(rewrite(argv(&["e", "/v", "/m", "-o", "ro"])), argv(&["e", "mount", "/v", "/m", "-o", "ro"]));
+        assert_eq!(rewrite(argv(&["e", "info", "/v"])), argv(&["e", "info", "/v"]));
+        assert_eq!(rewrite(argv(&["e"])), argv(&["e"]));
+    }
+}

@@ -1,0 +1,89 @@
+//! The daemon's sandbox, entered after mounting and before the first request: landlock leaves it the vault, the key
+//! store and the log; seccomp leaves it the system calls it makes. Both reach every thread started afterwards.
+//!
+//! What the kernel does not have is left out, and the log says so; nothing else may fail quietly.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, RestrictionStatus, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+};
+
+use super::{harden, seccomp};
+
+/// The newest landlock this program knows what to ask of; older kernels give what they have.
+const NEWEST: ABI = ABI::V6;
+
+/// Opened by each event loop.
+const FUSE_DEVICE: &str = "/dev/fuse";
+
+/// What is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Active {
+    landlock: &'static str,
+    seccomp: bool,
+}
+
+impl fmt::Display for Active {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "landlock {}, seccomp {}", self.landlock, if self.seccomp { "on" } else { "off" })
+    }
+}
+
+/// Why the sandbox could not be entered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SandboxError {
+    #[error("landlock: {0}")]
+    Landlock(#[from] RulesetError),
+    #[error("landlock: {0}: {1}")]
+    Path(PathBuf, landlock::PathFdError),
+    #[error("seccomp: {0}")]
+    Filter(#[from] seccompiler::BackendError),
+    #[error("seccomp: {0}")]
+    Install(#[from] seccompiler::Error),
+}
+
+/// Restricts this thread and those it starts from now on; seccomp also those that run already.
+pub(super) fn enter(writable: &[&Path], readable: &[&Path]) -> Result<Active, SandboxError> {
+    harden::no_new_privileges();
+    let status = landlock(writable, readable)?;
+    seccompiler::apply_filter_all_threads(&seccomp::filter()?)?;
+    Ok(Active { landlock: in_words(status.ruleset), seccomp: true })
+}
+
+fn in_words(status: RulesetStatus) -> &'static str {
+    match status {
+        RulesetStatus::FullyEnforced => "on",
+        RulesetStatus::PartiallyEnforced => "on (what this kernel has of it)",
+        RulesetStatus::NotEnforced => "not in this kernel",
+    }
+}
+
+fn landlock(writable: &[&Path], readable: &[&Path]) -> Result<RestrictionStatus, SandboxError> {
+    let all = AccessFs::from_all(NEWEST);
+    let files = all & !AccessFs::Execute & !AccessFs::IoctlDev;
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?;
+    for (paths, access) in [(writable, files), (readable, AccessFs::ReadFile | AccessFs::ReadDir)] {
+        for path in paths {
+            let fd = PathFd::new(path).map_err(|e| SandboxError::Path(path.to_path_buf(), e))?;
+            rules = rules.add_rule(PathBeneath::new(fd, fitting(path, access)))?;
+        }
+    }
+    // Each event loop opens the device anew and joins the mount by an ioctl.
+    let device = Path::new(FUSE_DEVICE);
+    let fd = PathFd::new(device).map_err(|e| SandboxError::Path(device.to_owned(), e))?;
+    let serve = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    Ok(rules.add_rule(PathBeneath::new(fd, serve))?.restrict_self()?)
+}
+
+/// A rule on a file may only speak of file rights.
+fn fitting(path: &Path, access: landlock::BitFlags<AccessFs>) -> landlock::BitFlags<AccessFs> {
+    if path.is_dir() { access } else { access & AccessFs::from_file(NEWEST) }
+}

@@ -1,0 +1,136 @@
+//! Where a passphrase comes from: a file, a descriptor, the environment, or the terminal. Never an argument.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::error::CliError;
+use crate::keys::Unlock;
+
+/// The longest passphrase that is read.
+const MAX_PASSPHRASE: u64 = 64 << 10;
+/// Name of the environment variable.
+pub(super) const ENV: &str = "ENVELOPEFS_PASSPHRASE";
+
+/// How the key store is found and unlocked.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Keys")]
+pub(super) struct KeyArgs {
+    /// Directory of the embedded KMS [default: $XDG_DATA_HOME/envelopefs/kms].
+    #[arg(long, value_name = "DIR", env = "ENVELOPEFS_KMS_DIR", hide_env_values = true)]
+    pub(super) kms_dir: Option<PathBuf>,
+    /// Read the passphrase of the KMS store from the first line of a file.
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    pub(super) passphrase_file: Option<PathBuf>,
+    /// Read the passphrase from an open descriptor (also: environment ENVELOPEFS_PASSPHRASE).
+    #[arg(long, value_name = "N")]
+    pub(super) passphrase_fd: Option<u32>,
+}
+
+impl KeyArgs {
+    /// The store's directory, given or by default.
+    pub(super) fn store_dir(&self) -> Result<PathBuf, CliError> {
+        self.kms_dir.clone().or_else(super::store::default_dir).ok_or_else(|| {
+            CliError::Usage("neither XDG_DATA_HOME nor HOME is set: give the KMS store with --kms-dir".into())
+        })
+    }
+
+    /// What opens a vault; asks at the terminal when the store has a passphrase and none was given.
+    pub(super) fn unlock(&self) -> Result<Unlock, CliError> {
+        let mut passphrase = self.given()?;
+        if passphrase.is_none() && super::store::needs_passphrase(&self.store_dir()?) {
+            passphrase = prompt("Passphrase of the KMS store: ")?;
+        }
+        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase })
+    }
+
+    /// What opens a vault without asking; `None` when that would need a passphrase that was not given.
+    pub(super) fn unlock_quietly(&self) -> Result<Option<Unlock>, CliError> {
+        let passphrase = self.given()?;
+        if passphrase.is_none() && super::store::needs_passphrase(&self.store_dir()?) {
+            return Ok(None);
+        }
+        Ok(Some(Unlock { kms_dir: self.kms_dir.clone(), passphrase }))
+    }
+
+    /// The passphrase as given, else asked for; `None` without a terminal.
+    pub(super) fn any_passphrase(&self) -> Result<Option<Zeroizing<String>>, CliError> {
+        match self.given()? {
+            Some(given) => Ok(Some(given)),
+            None => prompt("Passphrase of the KMS store: "),
+        }
+    }
+
+    /// A passphrase for a new store; asked for twice at a terminal.
+    pub(super) fn new_passphrase(&self) -> Result<Option<Zeroizing<String>>, CliError> {
+        if let Some(given) = self.given()? {
+            return Ok(Some(given));
+        }
+        let Some(first) = prompt("New passphrase for the KMS store: ")? else { return Ok(None) };
+        match prompt("Again: ")? {
+            Some(second) if second == first => Ok(Some(first)),
+            _ => Err(CliError::Secret("the two passphrases differ; nothing was made".into())),
+        }
+    }
+
+    /// From the file, the descriptor or the environment, in this order.
+    pub(super) fn given(&self) -> Result<Option<Zeroizing<String>>, CliError> {
+        if let Some(path) = &self.passphrase_file {
+            return File::open(path).and_then(first_line).map(Some).map_err(CliError::io(path));
+        }
+        if let Some(fd) = self.passphrase_fd {
+            let path = PathBuf::from(format!("/dev/fd/{fd}"));
+            return File::open(&path).and_then(first_line).map(Some).map_err(CliError::io(&path));
+        }
+        match std::env::var(ENV) {
+            Ok(value) => Ok(Some(Zeroizing::new(value))),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => Err(CliError::Secret(format!("{ENV} is not UTF-8"))),
+        }
+    }
+}
+
+/// The first line without its end.
+pub(super) fn first_line(from: impl Read) -> io::Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    from.take(MAX_PASSPHRASE).read_to_end(&mut bytes)?;
+    let line = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let text = std::str::from_utf8(line).map_err(|_| io::Error::other("the passphrase is not UTF-8"))?;
+    if text.is_empty() {
+        return Err(io::Error::other("its first line, the passphrase, is empty"));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// Asks at the controlling terminal; `None` when there is none.
+fn prompt(text: &str) -> Result<Option<Zeroizing<String>>, CliError> {
+    if !io::stdin().is_terminal() || !Path::new("/dev/tty").exists() {
+        return Ok(None);
+    }
+    let answer = rpassword::prompt_password(text).map_err(CliError::io(Path::new("/dev/tty")))?;
+    Ok(Some(Zeroizing::new(answer)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A passphrase ends at the first line's end, whatever wrote the file, and may hold blanks.
+    #[test]
+    fn a_passphrase_is_the_first_line() {
+        for text in ["two words", "two words\n", "two words\r\nsecond line\n"] {
+            assert_eq!(first_line(text.as_bytes()).expect("a line").as_str(), "two words");
+        }
+    }
+
+    /// An empty file is refused rather than taken for an empty passphrase.
+    #[test]
+    fn an_empty_passphrase_is_refused() {
+        assert!(first_line(&b""[..]).is_err());
+        assert!(first_line(&b"\nsecond"[..]).is_err());
+    }
+}

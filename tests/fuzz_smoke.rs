@@ -66,7 +66,7 @@ fn feed(target: fn(&[u8]), seeds: &[Vec<u8>], longest: usize) {
 }
 
 fn vault_key() -> VaultKey {
-    VaultKey(Secret::from_slice(&[8; 32]).unwrap())
+    VaultKey(Secret::from_slice(&[8; 32]).expect("32 bytes"))
 }
 
 #[test]

@@ -41,7 +41,11 @@ pub(super) trait Source: Send + Sync {
 }
 
 /// Batches from a provider, for one vault.
-pub(super) fn generate(provider: &dyn Provider, vault: VaultId, count: usize) -> Result<Vec<Ready>, KeyError> {
+pub(super) fn generate(
+    provider: &dyn Provider,
+    vault: VaultId,
+    count: usize,
+) -> Result<Vec<Ready>, KeyError> {
     let ids: Vec<FileId> = (0..count).map(|_| FileId(random::array())).collect();
     let contexts: Vec<_> = ids.iter().map(|id| WrapContext { vault, file: Some(*id) }).collect();
     let made = provider.generate(&contexts)?;
@@ -102,7 +106,8 @@ impl Pool {
             return Ok(ready);
         }
         let mut made = self.shared.source.make(URGENT_BATCH)?.into_iter();
-        let first = made.next().ok_or_else(|| KeyError::Unreachable("the provider made no data key".into()))?;
+        let first =
+            made.next().ok_or_else(|| KeyError::Unreachable("the provider made no data key".into()))?;
         self.shared.add(made, epoch);
         Ok(first)
     }

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# check.sh [TEST FILTER...]   formatting, lints, licences and advisories, every test. Installs nothing: `test.sh` does.
+# The last line tells the counts: "N passed, N failed".
+. "$(dirname "$0")/lib.sh"
+cd "$REPO"
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+work_dir
+# Tests mount below here; what a killed test left mounted is taken away at exit.
+export TMPDIR=$WORK
+failed_steps=0
+
+step() {
+  say "$1"
+  shift
+  "$@" || { echo "FAILED: $*"; failed_steps=$((failed_steps + 1)); }
+}
+
+step "formatting" cargo fmt --all --check
+step "lints" cargo clippy --locked --all-targets -- -D warnings
+if command -v cargo-deny >/dev/null; then
+  step "licences and advisories" cargo deny --log-level warn check
+else
+  echo "cargo-deny is not installed: licences and advisories not checked"
+fi
+
+say "tests"
+log=$WORK/tests.log
+status=0
+if command -v cargo-nextest >/dev/null; then
+  cargo nextest run --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=1
+  passed=$(sed -n 's/^ *Summary .* \([0-9][0-9]*\) passed.*/\1/p' "$log" | tail -n 1)
+  failed=$(sed -n 's/^ *Summary .* \([0-9][0-9]*\) failed.*/\1/p' "$log" | tail -n 1)
+  hung=$(sed -n 's/^ *Summary .* \([0-9][0-9]*\) timed out.*/\1/p' "$log" | tail -n 1)
+else
+  cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=1
+  passed=$(sed -n 's/^test result: .* \([0-9][0-9]*\) passed;.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+  failed=$(sed -n 's/^test result: .* \([0-9][0-9]*\) failed;.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+  hung=0
+fi
+passed=${passed:-0} failed=$((${failed:-0} + ${hung:-0}))
+# A build that broke has no counts, and no test at all is no success either.
+if [ "$failed" = 0 ] && { [ "$status" != 0 ] || [ "$passed" = 0 ]; }; then failed=1; fi
+
+say "summary"
+[ "$failed_steps" = 0 ] || echo "$failed_steps of formatting, lints, licences failed"
+echo "$passed passed, $((failed + failed_steps)) failed"
+[ "$((failed + failed_steps))" = 0 ]

@@ -1,0 +1,16 @@
+//! Tests on real mounts: the binary mounts a vault of its own for each test, and unmounts it whatever happens.
+//!
+//! One test program for all of them, so that it is linked once. Needs `/dev/fuse`; what needs root as well says so when
+//! it is skipped.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod diff;
+mod faults;
+mod frozen;
+mod harness;
+mod memory;
+mod options;
+mod posix;
+mod real;
+mod space;
+mod tamper;

@@ -1,9 +1,12 @@
 //! Opening a vault: nothing of the volume config is trusted before its authenticator was checked.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use super::embedded::Engines;
 use super::keyring::{Keyring, Row, Tuning, keep_hopeful};
@@ -91,13 +94,19 @@ pub fn open_vault_tuned(dir: &Path, unlock: &Unlock, tuning: &Tuning) -> Result<
 
 fn read_text(dir: &Path) -> Result<(PathBuf, Vec<u8>), OpenError> {
     let path = dir.join(VAULT_DIR).join(CONFIG_FILE);
-    let file = match File::open(&path) {
+    // The attacker can put a FIFO here, which would keep the open waiting, or a link to somewhere else.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).expect("open flags fit an int");
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
         Ok(file) => file,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Err(OpenError::NotAVault(dir.display().to_string()));
         }
         Err(e) => return Err(OpenError::io(&path)(e)),
     };
+    if !file.metadata().map_err(OpenError::io(&path))?.is_file() {
+        return Err(syntax(&path, ConfigError::Syntax("it is no regular file".into())));
+    }
     let mut text = Vec::new();
     // One byte more than allowed, so that `parse` sees that it is too long.
     file.take(MAX_CONFIG as u64 + 1).read_to_end(&mut text).map_err(OpenError::io(&path))?;

@@ -112,13 +112,19 @@ fn init_refuses_what_is_not_empty() {
     assert!(matches!(on_file, Err(OpenError::Io { .. })), "{on_file:?}");
 }
 
-/// `/proc` and `/sys` keep no user xattrs: no vault there, and the message says why.
+/// A config that is a FIFO or a link is refused; nothing waits for it.
 #[test]
-fn a_filesystem_without_xattrs_is_refused() {
+fn a_config_that_is_no_file_is_refused() {
     let home = home();
-    // No user namespace needed: `memfd` and pipes are no directories, so a procfs stands in.
-    let refused = init_vault(Path::new("/proc/self/task"), DEFAULT_URI, &home.unlock);
-    assert!(refused.is_err());
+    home.init();
+    let config = home.config_file();
+    std::fs::rename(&config, config.with_file_name("real")).unwrap();
+    std::os::unix::fs::symlink("real", &config).unwrap();
+    assert!(matches!(open_vault(&home.vault, &home.unlock), Err(OpenError::Io { .. })));
+    std::fs::remove_file(&config).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &config, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    assert!(matches!(open_vault(&home.vault, &home.unlock), Err(OpenError::Config { .. })));
 }
 
 /// Any changed byte of the config, and any cut, is refused before a key is used for files.

@@ -466,3 +466,50 @@ fn threads_share_an_engine() {
     });
     assert_eq!(kms.describe_key(&key).unwrap().version, 21);
 }
+
+/// Field names of an answer as JSON, sorted.
+fn of(answer: &impl serde::Serialize) -> Vec<String> {
+    let json = serde_json::to_value(answer).unwrap();
+    let mut names: Vec<_> = json.as_object().expect("an object").keys().cloned().collect();
+    names.sort();
+    names
+}
+
+/// Answers have AWS's field names, so that what reads `aws kms` output reads ours.
+#[test]
+fn answers_have_the_field_names_of_aws() {
+    let (_tmp, kms) = store();
+    let key = kms.create_key("d").unwrap();
+    kms.create_alias("alias/a", &key.key_id).unwrap();
+    kms.rotate_key_on_demand(&key.key_id).unwrap();
+    assert_eq!(
+        of(&key),
+        [
+            "AWSAccountId",
+            "Arn",
+            "CreationDate",
+            "CurrentKeyMaterialId",
+            "CustomerMasterKeySpec",
+            "Description",
+            "Enabled",
+            "EncryptionAlgorithms",
+            "KeyId",
+            "KeyManager",
+            "KeySpec",
+            "KeyState",
+            "KeyUsage",
+            "MultiRegion",
+            "Origin",
+        ]
+    );
+    assert_eq!(of(&kms.list_keys().unwrap()[0]), ["KeyArn", "KeyId"]);
+    assert_eq!(
+        of(&kms.list_aliases().unwrap()[0]),
+        ["AliasArn", "AliasName", "CreationDate", "LastUpdatedDate", "TargetKeyId"]
+    );
+    assert_eq!(
+        of(&kms.list_key_rotations(&key.key_id).unwrap()[0]),
+        ["KeyId", "KeyMaterialId", "KeyMaterialState", "RotationDate", "RotationType"]
+    );
+    assert_eq!(key.current_key_material_id.len(), 64);
+}

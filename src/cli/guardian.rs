@@ -50,7 +50,8 @@ impl Guardian {
     /// A message once it has unmounted as it was asked to: everything the kernel held has come back by then.
     pub(super) fn unmounted(&mut self) -> io::Result<Receiver<()>> {
         let (sender, receiver) = bounded(1);
-        let answers = self.answers.take().ok_or_else(|| io::Error::other("its answers are awaited already"))?;
+        let answers =
+            self.answers.take().ok_or_else(|| io::Error::other("its answers are awaited already"))?;
         std::thread::Builder::new().name("efs-guardian".to_owned()).spawn(move || {
             for _answer in BufReader::new(answers).lines().map_while(Result::ok) {
                 let _ = sender.try_send(());
@@ -76,7 +77,10 @@ impl Guardian {
 
 /// This program's file, for starting it again: by its name, so that `ps` shows it, while that still leads to it.
 pub(super) fn program() -> PathBuf {
-    std::env::current_exe().ok().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+    std::env::current_exe()
+        .ok()
+        .filter(|path| path.is_file())
+        .unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
 /// The process itself.

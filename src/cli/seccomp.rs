@@ -7,6 +7,7 @@ use seccompiler::{
 };
 
 /// Files of the vault and of the key store, and the FUSE device.
+#[rustfmt::skip]
 const FILES: &[i64] = &[
     libc::SYS_read, libc::SYS_readv, libc::SYS_pread64, libc::SYS_preadv, libc::SYS_preadv2,
     libc::SYS_write, libc::SYS_writev, libc::SYS_pwrite64, libc::SYS_pwritev, libc::SYS_pwritev2,
@@ -19,6 +20,7 @@ const FILES: &[i64] = &[
 ];
 
 /// Names and attributes.
+#[rustfmt::skip]
 const NAMES: &[i64] = &[
     libc::SYS_mkdirat, libc::SYS_mknodat, libc::SYS_symlinkat, libc::SYS_linkat, libc::SYS_unlinkat,
     libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchmodat2,
@@ -29,6 +31,7 @@ const NAMES: &[i64] = &[
 ];
 
 /// Memory, threads, time, the process itself. Giving a new inode to its caller needs the filesystem ids.
+#[rustfmt::skip]
 const PROCESS: &[i64] = &[
     libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk,
     libc::SYS_mlock, libc::SYS_mlock2, libc::SYS_munlock, libc::SYS_clone3, libc::SYS_set_robust_list,
@@ -49,6 +52,7 @@ const SYSLOG: &[i64] = &[libc::SYS_connect, libc::SYS_sendto, libc::SYS_getsocko
 
 /// Older spellings of the calls above, which libraries still use on x86-64.
 #[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
 const ARCH: &[i64] = &[
     libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_mkdir,
     libc::SYS_rmdir, libc::SYS_unlink, libc::SYS_rename, libc::SYS_link, libc::SYS_symlink, libc::SYS_mknod,

@@ -63,11 +63,24 @@ const ARCH: &[i64] = &[];
 
 /// `FUSE_DEV_IOC_CLONE`: an event loop's own descriptor.
 const FUSE_DEV_IOC_CLONE: u64 = 0x8004_e500;
-/// `BLKGETSIZE64` and friends are not needed; `FICLONE` shares extents between lower files.
+/// Shares extents between lower files.
 const FICLONERANGE: u64 = 0x4020_940d;
 
-/// The filter as the kernel takes it.
-pub(super) fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+/// The filters as the kernel takes them, in the order of their installation.
+pub(super) fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+    Ok([allowed()?, no_clone3()?])
+}
+
+/// `clone3` hides its flags behind a pointer, so no filter can tell a thread from a process: it answers as on a kernel
+/// without it, and glibc takes `clone`.
+fn no_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
+    let rules = BTreeMap::from([(libc::SYS_clone3, vec![])]);
+    let errno = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?.try_into()
+}
+
+fn allowed() -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules = BTreeMap::new();
     for call in [FILES, NAMES, PROCESS, SYSLOG, ARCH].concat() {
         rules.insert(call, vec![]);
@@ -76,7 +89,7 @@ pub(super) fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(libc::SYS_socket, vec![argument_is(0, libc::AF_UNIX.unsigned_abs().into())?]);
     // A umask of its own for each event loop.
     rules.insert(libc::SYS_unshare, vec![argument_is(0, libc::CLONE_FS.unsigned_abs().into())?]);
-    // Threads only: a new process would need none of these flags. glibc falls back to clone where clone3 is not.
+    // Threads only.
     let thread = libc::CLONE_THREAD.unsigned_abs().into();
     let is_thread =
         SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), thread)?;

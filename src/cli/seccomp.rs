@@ -68,7 +68,7 @@ const FICLONERANGE: u64 = 0x4020_940d;
 
 /// The filters as the kernel takes them, in the order of their installation.
 pub(super) fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
-    Ok([allowed()?, no_clone3()?])
+    Ok([no_clone3()?, allowed()?])
 }
 
 /// `clone3` hides its flags behind a pointer, so no filter can tell a thread from a process: it answers as on a kernel

@@ -1,18 +1,16 @@
 //! `envelopefs kms`: the store of the embedded KMS, its keys and aliases. `--json` prints what AWS KMS answers.
 
 use std::error::Error;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::secrets::first_line;
 use crate::keys::KeyError;
 use crate::kms::{self, Engine, KeyEntry, KeyMetadata, Protection, ProtectionKind, RotationEntry};
-
-/// The longest passphrase file that is read.
-const MAX_PASSPHRASE_FILE: u64 = 64 << 10;
 
 /// Where a passphrase comes from when no file is named: `None` where nobody can be asked.
 type Secrets<'a> = &'a dyn Fn() -> io::Result<Option<Zeroizing<String>>>;
@@ -29,6 +27,9 @@ pub(crate) struct KmsArgs {
     /// Read the passphrase of the KMS store from the first line of a file.
     #[arg(long, value_name = "FILE", global = true, help_heading = "Keys")]
     passphrase_file: Option<PathBuf>,
+    /// Read the passphrase from an open descriptor (also: environment ENVELOPEFS_PASSPHRASE).
+    #[arg(long, value_name = "N", global = true, help_heading = "Keys", conflicts_with = "passphrase_file")]
+    passphrase_fd: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -124,19 +125,35 @@ struct KeyName {
     name: String,
 }
 
-/// Runs a `kms` command. `secrets` gives the passphrase where no `--passphrase-file` does.
+impl KmsArgs {
+    /// The passphrase from the file or the descriptor, where one was named.
+    fn given(&self) -> io::Result<Option<Zeroizing<String>>> {
+        let fd = |n: u32| PathBuf::from(format!("/dev/fd/{n}"));
+        let path = self.passphrase_file.clone().or_else(|| self.passphrase_fd.map(fd));
+        path.map(|path| read_passphrase(&path)).transpose()
+    }
+}
+
+/// Runs a `kms` command. `secrets` asks for the passphrase where neither file nor descriptor gives it.
 pub(crate) fn run(args: &KmsArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Error>> {
     let dir = args.kms_dir.clone().or_else(kms::default_dir).ok_or_else(|| {
         KeyError::Unreachable(
             "neither XDG_DATA_HOME nor HOME is set: name the KMS store with --kms-dir".into(),
         )
     })?;
-    let passphrase = || match &args.passphrase_file {
-        Some(path) => first_line(path).map(Some),
+    let passphrase = || match args.given()? {
+        Some(given) => Ok(Some(given)),
         None => secrets(),
     };
     match &args.command {
-        KmsCommand::Init { key_file } => init(&dir, *key_file, &passphrase),
+        KmsCommand::Init { key_file: true } => init(&dir, &Protection::KeyFile),
+        KmsCommand::Init { key_file: false } => {
+            let phrase = match args.given()? {
+                Some(given) => given,
+                None => asked_twice(secrets)?,
+            };
+            init(&dir, &Protection::Passphrase(phrase))
+        }
         KmsCommand::Passwd { key_file, new_passphrase_file } => {
             passwd(&dir, *key_file, new_passphrase_file.as_deref(), &passphrase)
         }
@@ -180,24 +197,21 @@ fn on_keys(command: &KmsCommand, kms: &Engine) -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn init(dir: &Path, key_file: bool, passphrase: Secrets<'_>) -> Result<(), Box<dyn Error>> {
-    let protection = if key_file {
-        Protection::KeyFile
-    } else {
-        // Asked twice: a mistyped passphrase would show only when the first vault does not open.
-        let (first, again) = (passphrase()?, passphrase()?);
-        match (first, again) {
-            (Some(first), Some(again)) if first == again => Protection::Passphrase(first),
-            (Some(_), Some(_)) => return denied("the two passphrases differ; nothing was made"),
-            _ => {
-                return denied(
-                    "a new KMS store needs a passphrase (--passphrase-file, or a terminal) or --key-file",
-                );
-            }
-        }
-    };
-    Engine::create(dir, &protection)?;
+fn init(dir: &Path, protection: &Protection) -> Result<(), Box<dyn Error>> {
+    Engine::create(dir, protection)?;
     print(&format!("{}: new KMS store, {}\n", dir.display(), protected_by(kms::protection(dir)?)))
+}
+
+/// Asks twice: a mistyped passphrase would show only when the first vault does not open.
+fn asked_twice(secrets: Secrets<'_>) -> Result<Zeroizing<String>, Box<dyn Error>> {
+    match (secrets()?, secrets()?) {
+        (Some(first), Some(again)) if first == again => Ok(first),
+        (Some(_), Some(_)) => denied("the two passphrases differ; nothing was made"),
+        _ => denied(
+            "a new KMS store needs a protection: a passphrase (--passphrase-file, --passphrase-fd, \
+             ENVELOPEFS_PASSPHRASE, or a terminal), or --key-file",
+        ),
+    }
 }
 
 fn passwd(dir: &Path, key_file: bool, new: Option<&Path>, old: Secrets<'_>) -> Result<(), Box<dyn Error>> {
@@ -207,7 +221,7 @@ fn passwd(dir: &Path, key_file: bool, new: Option<&Path>, old: Secrets<'_>) -> R
     };
     let protection = match new {
         _ if key_file => Protection::KeyFile,
-        Some(path) => Protection::Passphrase(first_line(path)?),
+        Some(path) => Protection::Passphrase(read_passphrase(path)?),
         None => Protection::Passphrase(new_passphrase()?),
     };
     kms::reprotect(dir, old.as_ref().map(|p| p.as_str()), &protection)?;
@@ -291,13 +305,9 @@ fn denied<T>(why: &str) -> Result<T, Box<dyn Error>> {
     Err(KeyError::Denied(why.to_owned()).into())
 }
 
-fn first_line(path: &Path) -> io::Result<Zeroizing<String>> {
+fn read_passphrase(path: &Path) -> io::Result<Zeroizing<String>> {
     let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    let mut text = Zeroizing::new(String::with_capacity(4096));
-    std::fs::File::open(path)
-        .and_then(|f| f.take(MAX_PASSPHRASE_FILE).read_to_string(&mut text))
-        .map_err(named)?;
-    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+    std::fs::File::open(path).and_then(first_line).map_err(named)
 }
 
 /// `2026-01-31 23:59:59 UTC`, by Howard Hinnant's `civil_from_days`.
@@ -368,7 +378,7 @@ mod tests {
         assert!(matches!(missing.downcast_ref(), Some(KmsError::NotFound(_))), "{missing}");
     }
 
-    /// A passphrase comes from a file or is asked for; it is never taken for given, nor asked for without need.
+    /// A passphrase comes from a file or is asked for; it is not asked for where none is needed.
     #[test]
     fn passphrases_come_from_files_and_prompts() {
         let tmp = tempfile::tempdir().unwrap();

@@ -45,9 +45,13 @@ const PROCESS: &[i64] = &[
 /// The log daemon's socket.
 const SYSLOG: &[i64] = &[libc::SYS_connect, libc::SYS_sendto, libc::SYS_getsockopt];
 
-/// Older spellings that libraries still use on x86-64.
+/// Older spellings of the calls above, which libraries still use on x86-64.
 #[cfg(target_arch = "x86_64")]
-const ARCH: &[i64] = &[libc::SYS_poll, libc::SYS_time, libc::SYS_arch_prctl, libc::SYS_dup2];
+const ARCH: &[i64] = &[
+    libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_mkdir,
+    libc::SYS_rmdir, libc::SYS_unlink, libc::SYS_rename, libc::SYS_link, libc::SYS_symlink, libc::SYS_mknod,
+    libc::SYS_chmod, libc::SYS_dup2, libc::SYS_poll, libc::SYS_time, libc::SYS_arch_prctl,
+];
 #[cfg(not(target_arch = "x86_64"))]
 const ARCH: &[i64] = &[];
 

@@ -19,6 +19,10 @@ pub trait BlockKernel: Send + Sync {
 /// The `aes-gcm-siv` crate: AES-NI and PCLMULQDQ where the processor has them, constant-time code elsewhere.
 pub struct PortableKernel(Aes256GcmSiv);
 
+// Key schedules wipe themselves only where the `aes` crate's `zeroize` feature is on, which this crate asks for.
+const _: fn() = wiped_on_drop::<aes_gcm_siv::aes::Aes256>;
+const fn wiped_on_drop<T: zeroize::ZeroizeOnDrop>() {}
+
 impl PortableKernel {
     /// Expands a key.
     pub fn new(key: &[u8; 32]) -> Self {

@@ -30,13 +30,15 @@ impl<'d> FreshFile<'d> {
             umask::with_umask(mask, || rustix::fs::openat(dir, c".", flags | OFlags::TMPFILE, permissions));
         match nameless {
             Ok(fd) => Ok(Self { file: Arc::new(DiskFile(File::from(fd))), dir, temporary: None }),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 let name = temporary();
                 let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                 let fd =
                     umask::with_umask(mask, || rustix::fs::openat(dir, name.as_str(), flags, permissions))?;
                 Ok(Self { file: Arc::new(DiskFile(File::from(fd))), dir, temporary: Some(name) })
             }
+            // ext4's answer for a directory that was removed.
+            Err(Errno::PERM) if super::stat::stat_fd(dir)?.nlink == 0 => Err(Errno::NOENT),
             Err(e) => Err(e),
         }
     }

@@ -22,7 +22,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, CliError> {
     let blocked = signals::block().map_err(CliError::io(&args.vault))?;
     let keyring = keys::open_vault(&args.vault, &unlock)?;
     let vault = args.vault.canonicalize().map_err(CliError::io(&args.vault))?;
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let jobs =
+        args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let watch = Watch { bar: bar(&vault), stop: AtomicBool::new(false) };
     let wishes = signals::listen(blocked).map_err(CliError::io(&args.vault))?;
     let report = std::thread::scope(|scope| {
@@ -93,6 +94,10 @@ fn print(report: &Report) {
         report.symlinks,
         report.others,
         report.bytes,
-        if report.faults.is_empty() { "no fault".to_owned() } else { format!("{} faults", report.faults.len()) }
+        if report.faults.is_empty() {
+            "no fault".to_owned()
+        } else {
+            format!("{} faults", report.faults.len())
+        }
     );
 }

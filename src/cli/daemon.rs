@@ -49,13 +49,15 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
     harden::raise_descriptor_limit();
     let blocked = signals::block().map_err(CliError::io(Path::new("signals")))?;
     start_log(plan, life)?;
-    let nowhere = OpenOptions::new().read(true).write(true).open(NULL).map_err(CliError::io(Path::new(NULL)))?;
+    let nowhere =
+        OpenOptions::new().read(true).write(true).open(NULL).map_err(CliError::io(Path::new(NULL)))?;
     if life == Life::Background {
         let _ = rustix::process::setsid();
         // A working directory would keep its filesystem busy.
         rustix::process::chdir("/").map_err(|e| CliError::Io("/".into(), e.into()))?;
     }
-    let mut guardian = Guardian::start(&plan.mount_point).map_err(CliError::io(Path::new("/proc/self/exe")))?;
+    let mut guardian =
+        Guardian::start(&plan.mount_point).map_err(CliError::io(Path::new("/proc/self/exe")))?;
     let fs = Arc::new(open(plan, passphrase)?);
     let mounted = fuse::mount(Arc::clone(&fs), &plan.mount_point, &mount_config(plan))
         .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;

@@ -71,7 +71,7 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
     }
     fs.close();
     info!("unmounted");
-    guardian.dismiss();
+    drop(guardian);
     served.map(|()| Exit::Ok).map_err(CliError::io(&plan.mount_point))
 }
 
@@ -91,7 +91,7 @@ fn open(plan: &Plan, passphrase: Option<Zeroizing<String>>) -> Result<Fs, CliErr
     let keyring = keys::open_vault(&plan.vault, &unlock)?;
     let options = fs::Options { read_only: plan.options.read_only, shared: plan.options.shared };
     Fs::open(&plan.vault, keyring, options).map_err(|e| match e {
-        FsError::Errno(rustix::io::Errno::WOULDBLOCK) => CliError::InUse(plan.vault.clone()),
+        FsError::Busy => CliError::InUse(plan.vault.clone()),
         other => CliError::Top(plan.vault.clone(), other),
     })
 }

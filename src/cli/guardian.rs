@@ -3,7 +3,6 @@
 //! It starts before any key is unlocked, holds no secret, hears the daemon over a pipe, and ends with it.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -15,15 +14,23 @@ use crate::fuse::{DeviceNumber, mountinfo};
 
 /// The daemon's end of the pipe.
 pub(super) struct Guardian {
-    pipe: ChildStdin,
+    /// `None` only while it is dropped: the pipe's end is what ends the process.
+    pipe: Option<ChildStdin>,
     child: Child,
+}
+
+impl Drop for Guardian {
+    /// Lets it go and waits for its end, which comes when what is still mounted is unmounted.
+    fn drop(&mut self) {
+        self.pipe = None;
+        let _ = self.child.wait();
+    }
 }
 
 impl Guardian {
     /// Starts the process.
     pub(super) fn start(mount_point: &Path) -> io::Result<Self> {
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("envelopefs")
+        let mut child = Command::new(program())
             .arg("guardian")
             .arg(mount_point)
             .env_clear()
@@ -33,26 +40,28 @@ impl Guardian {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let pipe = child.stdin.take().expect("stdin was asked to be a pipe");
+        let pipe = child.stdin.take();
         Ok(Self { pipe, child })
+    }
+
+    fn say(&mut self, line: &str) -> io::Result<()> {
+        self.pipe.as_mut().map_or(Ok(()), |pipe| writeln!(pipe, "{line}"))
     }
 
     /// Tells what is mounted now.
     pub(super) fn mounted(&mut self, device: &DeviceNumber) -> io::Result<()> {
-        writeln!(self.pipe, "mounted {device}")
+        self.say(&format!("mounted {device}"))
     }
 
     /// Asks to unmount.
     pub(super) fn unmount(&mut self) -> io::Result<()> {
-        writeln!(self.pipe, "unmount")
+        self.say("unmount")
     }
+}
 
-    /// Lets it go; waits for its end, which comes at once when nothing is mounted any more.
-    pub(super) fn dismiss(self) {
-        let Self { pipe, mut child } = self;
-        drop(pipe);
-        let _ = child.wait();
-    }
+/// This program's file, for starting it again: by its name, so that `ps` shows it, while that still leads to it.
+pub(super) fn program() -> PathBuf {
+    std::env::current_exe().ok().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
 /// The process itself.

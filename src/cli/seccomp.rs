@@ -40,6 +40,8 @@ const PROCESS: &[i64] = &[
     libc::SYS_rt_sigreturn, libc::SYS_rt_sigtimedwait, libc::SYS_sigaltstack, libc::SYS_restart_syscall,
     libc::SYS_ppoll, libc::SYS_exit, libc::SYS_exit_group, libc::SYS_getrusage, libc::SYS_sysinfo,
     libc::SYS_uname, libc::SYS_membarrier, libc::SYS_prlimit64, libc::SYS_tgkill, libc::SYS_capget,
+    // The guardian is a child, and is waited for.
+    libc::SYS_wait4, libc::SYS_waitid,
 ];
 
 /// The log daemon's socket.

@@ -13,6 +13,8 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use log::warn;
+
 use super::convert::{attr, bare_attr, caller, errno, kind, set_time};
 use super::corrected::{Corrected, Verdict};
 use super::report::Report;
@@ -59,7 +61,9 @@ impl Adapter {
         match self.corrected.note(ino.0, told, truth) {
             Verdict::Known => false,
             Verdict::LookAgain | Verdict::Full => {
-                warn!("inode {ino}: the lower file is longer than its content: a crash left it, or someone appended to it");
+                warn!(
+                    "inode {ino}: the lower file is longer than its content: a crash left it, or someone appended to it"
+                );
                 true
             }
         }

@@ -151,7 +151,13 @@ fn serve(mounted: Mounted, guardian: &mut Guardian, wishes: &Receiver<i32>) -> s
     let mut asked = false;
     loop {
         select! {
-            recv(ended) -> result => return result.unwrap_or_else(|_| Err(std::io::Error::other("the event loops are gone"))),
+            recv(ended) -> result => {
+                let result = result.unwrap_or_else(|_| Err(std::io::Error::other("the event loops are gone")));
+                if result.is_ok() {
+                    let _ = guardian.gone();
+                }
+                return result;
+            }
             recv(wishes) -> signal => {
                 if asked {
                     warn!("asked twice to end: not waiting for open files");

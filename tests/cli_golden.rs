@@ -71,8 +71,10 @@ fn fits(pattern: &str, line: &str) -> bool {
 /// Every line in its place.
 fn all_fit(expected: &str, found: &str, dir: &Path) -> bool {
     let expected = expected.replace("{dir}", &dir.display().to_string());
-    let (expected, found): (Vec<_>, Vec<_>) = (expected.trim().lines().collect(), found.trim().lines().collect());
-    expected.len() == found.len() && expected.iter().zip(&found).all(|(e, f)| fits(e.trim_end(), f.trim_end()))
+    let (expected, found): (Vec<_>, Vec<_>) =
+        (expected.trim().lines().collect(), found.trim().lines().collect());
+    expected.len() == found.len()
+        && expected.iter().zip(&found).all(|(e, f)| fits(e.trim_end(), f.trim_end()))
 }
 
 /// Every golden command line ends as its file says, with the text that its file says.
@@ -92,7 +94,8 @@ fn every_golden_command_line_answers_as_written() {
         let tmp = tempfile::tempdir().expect("a directory");
         let dir = tmp.path().canonicalize().expect("a path");
         let output = run(&case, &dir);
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let good = output.status.code() == Some(case.status)
             && all_fit(&case.stdout, &stdout, &dir)
             && all_fit(&case.stderr, &stderr, &dir);

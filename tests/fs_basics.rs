@@ -7,7 +7,7 @@ mod fs_support;
 use std::sync::Arc;
 
 use envelopefs::fs::{Caller, Options, SetAttr, SetTime};
-use fs_support::{ROOT, TOP, Vault, errno, get, list, lower_names, put};
+use fs_support::{ROOT, TOP, Vault, as_user, errno, get, list, lower_names, myself, put};
 
 const USER: Caller = Caller { uid: 1000, gid: 1000, umask: 0o027 };
 const RDWR: i32 = libc::O_RDWR;
@@ -467,4 +467,41 @@ fn ranges_are_copied() {
     assert_eq!(get(&fs, b).unwrap()[7..], data[5..]);
     assert_eq!(errno(fs.copy_file_range(to, 0, to, 10, 20)), libc::EINVAL);
     assert_eq!(errno(fs.copy_file_range(to, 0, from, 0, 20)), libc::EBADF);
+}
+
+/// An ordinary user's daemon serves his files of any mode: the kernel has checked what he may do, and whoever
+/// holds a descriptor keeps it when the mode changes. The mode is the same afterwards.
+#[test]
+fn modes_do_not_keep_an_owners_daemon_out() {
+    as_user(|| {
+        let vault = Vault::new();
+        let fs = vault.open();
+        let me = myself();
+        for mode in [0, 0o200, 0o400, 0o444] {
+            let name = format!("f{mode:o}").into_bytes();
+            let (found, fh) = fs.create(&me, TOP, &name, mode, RDWR).unwrap();
+            let ino = found.attr.ino;
+            fs.write(fh, 0, b"written", false).unwrap();
+            fs.release(fh);
+            fs.setxattr(ino, b"user.a", b"b", 0).unwrap();
+            let fh = fs.open_file(ino, libc::O_RDONLY).unwrap();
+            let again = fs.open_file(ino, RDWR).unwrap();
+            fs.write(again, 7, b"!", false).unwrap();
+            fs.release(fh);
+            fs.release(again);
+            assert_eq!(get(&fs, ino).unwrap(), b"written!");
+            assert_eq!(fs.getxattr(ino, b"user.a").unwrap(), b"b");
+            fs.setattr(&me, ino, &SetAttr { size: Some(1), ..SetAttr::default() }).unwrap();
+            assert_eq!(fs.getattr(ino).unwrap().mode & 0o7777, mode);
+        }
+        for mode in [0, 0o100, 0o300, 0o500] {
+            let name = format!("d{mode:o}").into_bytes();
+            let dir = fs.mkdir(&me, TOP, &name, mode).unwrap().attr;
+            assert_eq!(dir.mode & 0o7777, mode);
+            assert_eq!(errno(fs.getxattr(dir.ino, b"user.a")), libc::ENODATA);
+            fs.rmdir(TOP, &name).unwrap();
+        }
+        let stranger = errno(fs.create(&USER, TOP, b"g", 0o644, RDWR));
+        assert!(stranger == libc::EPERM || me.uid == USER.uid);
+    });
 }

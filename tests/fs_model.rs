@@ -13,8 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use envelopefs::fs::{Fs, FsError, Ino, SetAttr};
-use fs_support::{ROOT, TOP, Vault, get, list};
+use envelopefs::fs::{Caller, Fs, FsError, Ino, SetAttr};
+use fs_support::{TOP, Vault, as_user, get, list, myself};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -60,6 +60,7 @@ struct Pair {
     fs: Fs,
     plain: PathBuf,
     random: Random,
+    caller: Caller,
     known: Vec<Known>,
     handles: Vec<Handle>,
     numbers: BTreeMap<u64, Ino>,
@@ -86,6 +87,7 @@ impl Pair {
             fs,
             plain,
             random: Random(seed),
+            caller: myself(),
             known: vec![],
             handles: vec![],
             numbers: BTreeMap::new(),
@@ -152,7 +154,7 @@ impl Pair {
         let which = self.random.below(6);
         let (ours, theirs) = match which {
             0 | 1 => {
-                let made = self.fs.create(&ROOT, dir, &name, 0o664, libc::O_RDWR | libc::O_EXCL);
+                let made = self.fs.create(&self.caller, dir, &name, 0o664, libc::O_RDWR | libc::O_EXCL);
                 let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
                 let reference = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o664));
                 let codes = (
@@ -165,15 +167,15 @@ impl Pair {
                 codes
             }
             2 | 3 => (
-                self.entered(|fs| fs.mkdir(&ROOT, dir, &name, 0o775)),
+                self.entered(|fs| fs.mkdir(&self.caller, dir, &name, 0o775)),
                 raw(rustix::fs::mkdirat(CWD, &path, Mode::from_raw_mode(0o775))),
             ),
             4 => (
-                self.entered(|fs| fs.symlink(&ROOT, dir, &name, b"../some/target")),
+                self.entered(|fs| fs.symlink(&self.caller, dir, &name, b"../some/target")),
                 raw(rustix::fs::symlinkat("../some/target", CWD, &path)),
             ),
             _ => (
-                self.entered(|fs| fs.mknod(&ROOT, dir, &name, libc::S_IFIFO | 0o666, 0)),
+                self.entered(|fs| fs.mknod(&self.caller, dir, &name, libc::S_IFIFO | 0o666, 0)),
                 raw(rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o666), 0)),
             ),
         };
@@ -274,7 +276,7 @@ impl Pair {
         match byte % 4 {
             0 => {
                 let set = SetAttr { size: Some(offset), ..SetAttr::default() };
-                self.fs.setattr(&ROOT, *ino, &set).unwrap();
+                self.fs.setattr(&self.caller, *ino, &set).unwrap();
                 reference.set_len(offset).unwrap();
             }
             1 if self.handles.len() > 4 => {
@@ -296,7 +298,7 @@ impl Pair {
         }
         let at = self.random.below(self.known.len());
         let which = self.random.below(4);
-        let mode = u32::try_from(self.random.below(0o1000)).unwrap() | 0o600;
+        let mode = u32::try_from(self.random.below(0o1000)).unwrap() | 0o700;
         let Known { ino, reference } = &self.known[at];
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(reference));
         let kind = self.fs.getattr(*ino).unwrap().mode & libc::S_IFMT;
@@ -308,7 +310,7 @@ impl Pair {
             }
             1 if kind != libc::S_IFLNK => {
                 let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
-                self.fs.setattr(&ROOT, *ino, &set).unwrap();
+                self.fs.setattr(&self.caller, *ino, &set).unwrap();
                 rustix::fs::chmodat(CWD, &path, Mode::from_raw_mode(mode), AtFlags::empty()).unwrap();
             }
             2 if keeps => {
@@ -474,4 +476,10 @@ fn a_vault_behaves_like_a_plain_directory() {
     for seed in [1, 2, 3] {
         agree(seed, 1000);
     }
+}
+
+/// So does a vault of an ordinary user.
+#[test]
+fn an_ordinary_users_vault_behaves_the_same() {
+    as_user(|| agree(4, 1000));
 }

@@ -34,7 +34,8 @@ pub(super) fn verify(
         }
     };
     let opened = content::File::open(Box::new(DiskFile(file)), keys);
-    let verified = opened.and_then(|f| f.verify(&mut |found| fault(Kind::Content, found.to_string()), progress));
+    let verified =
+        opened.and_then(|f| f.verify(&mut |found| fault(Kind::Content, found.to_string()), progress));
     verified.unwrap_or_else(|e| {
         let kind = match e {
             content::ContentError::Io(_) => Kind::Io,
@@ -52,9 +53,10 @@ fn header(file: &File) -> Result<FileHeader, (Kind, String)> {
             bytes.truncate(len);
             FileHeader::decode(&bytes).map_err(|e| (Kind::Key, e.to_string()))
         }
-        Err(Errno::NODATA) => {
-            Err((Kind::NoHeader, format!("no header (xattr {HEADER_XATTR}): a tool dropped it; restore it from a backup")))
-        }
+        Err(Errno::NODATA) => Err((
+            Kind::NoHeader,
+            format!("no header (xattr {HEADER_XATTR}): a tool dropped it; restore it from a backup"),
+        )),
         Err(Errno::RANGE) => Err((Kind::Key, format!("the header is longer than {MAX_HEADER} bytes"))),
         Err(e) => Err((Kind::Io, format!("xattr {HEADER_XATTR}: {e}"))),
     }

@@ -42,11 +42,13 @@ pub(super) fn judge(dir: &Path, lower: &[u8], siblings: &HashSet<Vec<u8>>, key: 
     };
     match parse(lower) {
         LowerName::Short(sealed) => decode(&|key| {
-            key.decode(&sealed).map_err(|_| "the name does not decode: changed, or moved from elsewhere".into())
+            key.decode(&sealed)
+                .map_err(|_| "the name does not decode: changed, or moved from elsewhere".into())
         }),
         LowerName::Long(hash) => decode(&|key| {
             let sealed = sidecar(&dir.join(sidecar_name(&hash)))?;
-            let bad = |_| "the long name does not decode: its sidecar was changed, or moved from elsewhere".into();
+            let bad =
+                |_| "the long name does not decode: its sidecar was changed, or moved from elsewhere".into();
             key.decode_long(&hash, &sealed).map_err(bad)
         }),
         LowerName::Sidecar(hash) if siblings.contains(long_name(&hash).as_bytes()) => Name::Sidecar,
@@ -77,7 +79,9 @@ pub(super) fn dir_id(dir: &File) -> Result<DirId, String> {
     match rustix::fs::fgetxattr(dir, DIR_XATTR, &mut bytes) {
         Ok(16) => Ok(DirId(bytes[..16].try_into().expect("16 bytes"))),
         Ok(n) => Err(format!("xattr {DIR_XATTR} has {n} bytes instead of 16")),
-        Err(Errno::NODATA) => Err(format!("no xattr {DIR_XATTR}: a tool dropped it; its names cannot be decoded")),
+        Err(Errno::NODATA) => {
+            Err(format!("no xattr {DIR_XATTR}: a tool dropped it; its names cannot be decoded"))
+        }
         Err(Errno::RANGE) => Err(format!("xattr {DIR_XATTR} has more than 16 bytes")),
         Err(e) => Err(format!("xattr {DIR_XATTR}: {e}")),
     }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
+use super::content;
 use super::names::{self, Name};
 use super::report::{Fault, Kind, Report};
-use super::content;
 use crate::crypto::{DirKey, LinkKey};
 use crate::keys::Keyring;
 
@@ -145,7 +145,13 @@ impl Walk<'_> {
     }
 
     /// An entry of the mount; its content is checked also when its name does not decode.
-    fn judge(&self, dir: &Task, lower: &[u8], siblings: &HashSet<Vec<u8>>, key: Option<&DirKey>) -> Option<Task> {
+    fn judge(
+        &self,
+        dir: &Task,
+        lower: &[u8],
+        siblings: &HashSet<Vec<u8>>,
+        key: Option<&DirKey>,
+    ) -> Option<Task> {
         let path = dir.lower.join(names::component(lower));
         let beside = |kind, what: &str| self.fault(&path, dir.plain.as_deref(), kind, what);
         match names::judge(&dir.lower, lower, siblings, key) {
@@ -181,9 +187,9 @@ impl Walk<'_> {
         } else if meta.is_symlink() {
             self.report.lock().symlinks += 1;
             let link = LinkKey::derive(self.keyring.vault_key());
-            let decoded = fs::read_link(&entry.lower)
-                .map_err(|e| e.to_string())
-                .and_then(|t| link.decode(t.as_os_str().as_bytes()).map_err(|_| "its target does not decode".into()));
+            let decoded = fs::read_link(&entry.lower).map_err(|e| e.to_string()).and_then(|t| {
+                link.decode(t.as_os_str().as_bytes()).map_err(|_| "its target does not decode".into())
+            });
             if let Err(why) = decoded {
                 self.fault(&entry.lower, entry.plain.as_deref(), Kind::Symlink, why);
             }

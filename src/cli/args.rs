@@ -147,7 +147,9 @@ pub(super) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Ends with 0 when the vault is whole, 11 when faults were found, 130 when interrupted.")]
+#[command(
+    after_help = "Ends with 0 when the vault is whole, 11 when faults were found, 130 when interrupted."
+)]
 pub(super) struct CheckArgs {
     /// The vault's directory; it must not be mounted for writing meanwhile.
     pub(super) vault: PathBuf,

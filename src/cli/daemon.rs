@@ -49,13 +49,15 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
     harden::raise_descriptor_limit();
     let blocked = signals::block().map_err(CliError::io(Path::new("signals")))?;
     start_log(plan, life)?;
-    let nowhere = OpenOptions::new().read(true).write(true).open(NULL).map_err(CliError::io(Path::new(NULL)))?;
+    let nowhere =
+        OpenOptions::new().read(true).write(true).open(NULL).map_err(CliError::io(Path::new(NULL)))?;
     if life == Life::Background {
         let _ = rustix::process::setsid();
         // A working directory would keep its filesystem busy.
         rustix::process::chdir("/").map_err(|e| CliError::Io("/".into(), e.into()))?;
     }
-    let mut guardian = Guardian::start(&plan.mount_point).map_err(CliError::io(Path::new("/proc/self/exe")))?;
+    let mut guardian =
+        Guardian::start(&plan.mount_point).map_err(CliError::io(Path::new("/proc/self/exe")))?;
     let fs = Arc::new(open(plan, passphrase)?);
     let mounted = fuse::mount(Arc::clone(&fs), &plan.mount_point, &mount_config(plan))
         .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
@@ -142,13 +144,16 @@ fn report_ready(life: Life, nowhere: &File) -> std::io::Result<()> {
 }
 
 /// Serves until the mount is gone, or until someone asks for the end and `GRACE` is over.
+///
+/// `GRACE` begins when the guardian has unmounted: before that the kernel may still write pages back, and however
+/// long that takes, ending would lose them.
 fn serve(mounted: Mounted, guardian: &mut Guardian, wishes: &Receiver<i32>) -> std::io::Result<()> {
+    let mut unmounted = guardian.unmounted()?;
     let (sender, ended) = bounded(1);
     std::thread::Builder::new().name("efs-serve".to_owned()).spawn(move || {
         let _ = sender.send(mounted.run());
     })?;
     let mut deadline = never();
-    let mut asked = false;
     loop {
         select! {
             recv(ended) -> result => {
@@ -159,17 +164,16 @@ fn serve(mounted: Mounted, guardian: &mut Guardian, wishes: &Receiver<i32>) -> s
                 return result;
             }
             recv(wishes) -> signal => {
-                if asked {
-                    warn!("asked twice to end: not waiting for open files");
-                    return Ok(());
-                }
-                asked = true;
                 info!("signal {}: unmounting", signal.unwrap_or(0));
                 if let Err(e) = guardian.unmount() {
                     error!("the guardian is gone ({e}); unmount by hand");
                 }
-                deadline = after(GRACE);
             }
+            recv(unmounted) -> answer => match answer {
+                Ok(()) => deadline = after(GRACE),
+                // Without a guardian the mount still ends by umount(8).
+                Err(_) => unmounted = never(),
+            },
             recv(deadline) -> _ => {
                 warn!("files are still open {} s after unmounting; closing them", GRACE.as_secs());
                 return Ok(());

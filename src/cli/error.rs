@@ -181,8 +181,12 @@ fn key_advice(e: &KeyError) -> Option<String> {
         KeyError::Uri { .. } => "For the embedded KMS: kms:embedded/alias/NAME or kms:embedded/KEY-ID",
         KeyError::NotFound(_) => "List the keys with: envelopefs kms list-keys. Another store: --kms-dir DIR",
         KeyError::Disabled(_) => "Ask the key's administrator to enable it.",
-        KeyError::Foreign => "If the KMS store was restored or replaced, give the right one with --kms-dir DIR.",
-        KeyError::Denied(_) | KeyError::Unreachable(_) | KeyError::NoSuchRow(_) | KeyError::Header(_) => return None,
+        KeyError::Foreign => {
+            "If the KMS store was restored or replaced, give the right one with --kms-dir DIR."
+        }
+        KeyError::Denied(_) | KeyError::Unreachable(_) | KeyError::NoSuchRow(_) | KeyError::Header(_) => {
+            return None;
+        }
     };
     Some(text.into())
 }

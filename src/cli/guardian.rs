@@ -4,7 +4,9 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crossbeam::channel::{Receiver, bounded};
 
 use super::args::GuardianArgs;
 use super::error::CliError;
@@ -16,6 +18,7 @@ use crate::fuse::{DeviceNumber, mountinfo};
 pub(super) struct Guardian {
     /// `None` only while it is dropped: the pipe's end is what ends the process.
     pipe: Option<ChildStdin>,
+    answers: Option<ChildStdout>,
     child: Child,
 }
 
@@ -37,11 +40,24 @@ impl Guardian {
             .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
-        let pipe = child.stdin.take();
-        Ok(Self { pipe, child })
+        let (pipe, answers) = (child.stdin.take(), child.stdout.take());
+        Ok(Self { pipe, answers, child })
+    }
+
+    /// A message once it has unmounted as it was asked to: everything the kernel held has come back by then.
+    pub(super) fn unmounted(&mut self) -> io::Result<Receiver<()>> {
+        let (sender, receiver) = bounded(1);
+        let answers =
+            self.answers.take().ok_or_else(|| io::Error::other("its answers are awaited already"))?;
+        std::thread::Builder::new().name("efs-guardian".to_owned()).spawn(move || {
+            for _answer in BufReader::new(answers).lines().map_while(Result::ok) {
+                let _ = sender.try_send(());
+            }
+        })?;
+        Ok(receiver)
     }
 
     fn say(&mut self, line: &str) -> io::Result<()> {
@@ -66,7 +82,10 @@ impl Guardian {
 
 /// This program's file, for starting it again: by its name, so that `ps` shows it, while that still leads to it.
 pub(super) fn program() -> PathBuf {
-    std::env::current_exe().ok().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+    std::env::current_exe()
+        .ok()
+        .filter(|path| path.is_file())
+        .unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
 /// The process itself.
@@ -78,8 +97,11 @@ pub(super) fn run(args: &GuardianArgs) -> Result<Exit, CliError> {
     for line in BufReader::new(io::stdin()).lines() {
         match line.as_deref().map(|l| l.split_once(' ').unwrap_or((l, ""))) {
             Ok(("mounted", device)) => guarded.device = Some(device.to_owned()),
-            Ok(("unmount", _)) => guarded.unmount(),
             Ok(("gone", _)) => guarded.device = None,
+            Ok(("unmount", _)) => {
+                guarded.unmount();
+                println!("unmounted");
+            }
             Ok(_) => {}
             Err(_) => break,
         }

@@ -89,7 +89,10 @@ fn print(info: &Info) {
     println!("vault          {}", info.vault);
     println!("vault id       {}", info.vault_id);
     println!("format         {}", info.format);
-    println!("config         {}", if info.authenticated { "authenticated" } else { "not authenticated (no key)" });
+    println!(
+        "config         {}",
+        if info.authenticated { "authenticated" } else { "not authenticated (no key)" }
+    );
     for key in &info.keys {
         let active = if key.active { ", wraps new files" } else { "" };
         println!("wrapping key {} {}{active}", key.index, key.uri);
@@ -104,7 +107,10 @@ fn print(info: &Info) {
         }
     }
     if let Some(c) = &info.counts {
-        println!("files          {} ({} bytes of plaintext, {} below)", c.files, c.plain_bytes, c.lower_bytes);
+        println!(
+            "files          {} ({} bytes of plaintext, {} below)",
+            c.files, c.plain_bytes, c.lower_bytes
+        );
         println!("directories    {}", c.directories);
         println!("symlinks       {}", c.symlinks);
         println!("other nodes    {}", c.others);

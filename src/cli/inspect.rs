@@ -104,7 +104,8 @@ fn vault_of(file: &Path) -> Option<PathBuf> {
 }
 
 fn recipients(header: &FileHeader, config: Option<&VolumeConfig>) -> Vec<Recipient> {
-    let uri = |index: u8| config.and_then(|c| c.keys.iter().find(|k| k.index == index)).map(|k| k.uri.clone());
+    let uri =
+        |index: u8| config.and_then(|c| c.keys.iter().find(|k| k.index == index)).map(|k| k.uri.clone());
     let one = |r: &crate::format::header::Recipient| {
         let (version, wrapped_bytes) = match &r.wrapped {
             Wrapped::Compact { version, bytes } => (Some(*version), bytes.len()),
@@ -132,7 +133,11 @@ fn print(report: &Report) {
     println!("header         {}, {} bytes in {HEADER_XATTR}", report.header, report.header_bytes);
     println!("file id        {}", report.file_id);
     for r in &report.recipients {
-        println!("wrapping key {} {}", r.wrapping_key, r.uri.as_deref().unwrap_or("(not in a volume config)"));
+        println!(
+            "wrapping key {} {}",
+            r.wrapping_key,
+            r.uri.as_deref().unwrap_or("(not in a volume config)")
+        );
         match r.version {
             Some(version) => println!("  version      {version}"),
             None => println!("  version      in the provider's blob of {} bytes", r.wrapped_bytes),

@@ -37,7 +37,10 @@ pub(super) fn run(args: &MountArgs, argv: &[OsString]) -> Result<Exit, CliError>
     // The first request shows that the event loops run.
     rustix::fs::statfs(&plan.mount_point).map_err(|e| CliError::Io(plan.mount_point.clone(), e.into()))?;
     if plan.options.log_file.is_none() && !Path::new(logging::SYSLOG).exists() {
-        eprintln!("envelopefs: this machine has no {}: pass --log-file FILE to keep the mount's log", logging::SYSLOG);
+        eprintln!(
+            "envelopefs: this machine has no {}: pass --log-file FILE to keep the mount's log",
+            logging::SYSLOG
+        );
     }
     Ok(done)
 }

@@ -105,7 +105,8 @@ mod tests {
     /// A line of fstab is understood: what concerns us is taken, what concerns others is passed over.
     #[test]
     fn an_fstab_line_is_understood() {
-        let words = ["rw", "noatime", "_netdev", "x-systemd.automount", "kms-dir=/etc/kms", "allow_other", "nofail"];
+        let words =
+            ["rw", "noatime", "_netdev", "x-systemd.automount", "kms-dir=/etc/kms", "allow_other", "nofail"];
         let options = options(&words).expect("all known");
         assert!(options.no_atime && options.allow_other && !options.read_only);
         assert_eq!(options.key.kms_dir, Some("/etc/kms".into()));
@@ -130,7 +131,10 @@ mod tests {
     #[test]
     fn a_path_first_means_mount() {
         let argv = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(rewrite(argv(&["e", "/v", "/m", "-o", "ro"])), argv(&["e", "mount", "/v", "/m", "-o", "ro"]));
+        assert_eq!(
+            rewrite(argv(&["e", "/v", "/m", "-o", "ro"])),
+            argv(&["e", "mount", "/v", "/m", "-o", "ro"])
+        );
         assert_eq!(rewrite(argv(&["e", "info", "/v"])), argv(&["e", "info", "/v"]));
         assert_eq!(rewrite(argv(&["e"])), argv(&["e"]));
     }

@@ -87,8 +87,9 @@ pub(super) fn exit_of(e: &(dyn std::error::Error + 'static)) -> Exit {
         KmsError::Newer { .. } => Exit::Format,
         KmsError::Damaged { .. } => Exit::Tampered,
         KmsError::InvalidAliasName(_) | KmsError::Validation(_) => Exit::Usage,
-        KmsError::AlreadyExists(_) | KmsError::LimitExceeded(_) | KmsError::StoreExists(_) | KmsError::Io { .. } => {
-            Exit::Failure
-        }
+        KmsError::AlreadyExists(_)
+        | KmsError::LimitExceeded(_)
+        | KmsError::StoreExists(_)
+        | KmsError::Io { .. } => Exit::Failure,
     }
 }

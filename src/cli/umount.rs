@@ -76,7 +76,9 @@ fn await_quiet(vault: &Path, limit: Duration) -> Result<Exit, CliError> {
     let lock = match File::open(&path) {
         Ok(lock) => lock,
         // Another user's vault, or a read-only one without a lock: nothing to wait for.
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(Exit::Ok),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+            return Ok(Exit::Ok);
+        }
         Err(e) => return Err(CliError::Io(path, e)),
     };
     let begin = Instant::now();

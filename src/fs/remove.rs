@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::dirs::OpenDir;
 use super::inode::Inode;
 use super::{Fs, Ino, Result};
+use crate::vault::stat::S_IFDIR;
 use crate::vault::{LowerStat, entry, leftovers, stat};
 
 /// An inode whose name is about to go.
@@ -75,9 +76,11 @@ impl Fs {
         Ok(Leaving { fd, stat, inode, pinned })
     }
 
-    /// The name did not go after all.
+    /// The name did not go after all, or not through us.
     pub(super) fn stays(&self, leaving: &Leaving) {
-        if let Some(inode) = leaving.inode.as_ref().filter(|_| leaving.pinned) {
+        let Some(inode) = leaving.inode.as_ref().filter(|_| leaving.pinned) else { return };
+        // A name leads to it: no descriptor needed.
+        if self.stat_by_name(inode).is_ok() {
             inode.ways.lock().pin = None;
         }
     }
@@ -86,9 +89,7 @@ impl Fs {
     pub(super) fn left(&self, leaving: &Leaving, above: &Inode, lower: &str) {
         let ino = self.ino_of(leaving.stat.ino);
         self.table.moved((ino, &leaving.stat), (above, lower), None);
-        let Some(inode) = &leaving.inode else { return };
-        // Another hard link leads to it: no descriptor needed.
-        if leaving.stat.nlink > 1 && !inode.is_dir() && self.stat_by_name(inode).is_ok() {
+        if leaving.stat.nlink > 1 && leaving.stat.kind() != S_IFDIR {
             self.stays(leaving);
         }
     }

@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert::{attr, bare_attr, caller, errno, kind, set_time};
@@ -83,7 +83,14 @@ impl Adapter {
     }
 
     /// The size protocol of xattrs: 0 asks for the length, too small is ERANGE.
-    fn xattr(&self, what: &'static str, ino: INodeNo, size: u32, value: Result<Vec<u8>, FsError>, reply: ReplyXattr) {
+    fn xattr(
+        &self,
+        what: &'static str,
+        ino: INodeNo,
+        size: u32,
+        value: Result<Vec<u8>, FsError>,
+        reply: ReplyXattr,
+    ) {
         match value {
             Ok(bytes) => match u32::try_from(bytes.len()) {
                 Ok(len) if size == 0 => reply.size(len),
@@ -310,7 +317,14 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         let ttl = self.ttl();
         let done = self.fs.readdir(fh.0, offset, true, &mut |entry| {
             let (attrs, generation) = match &entry.found {
@@ -326,7 +340,14 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.fs.releasedir(fh.0);
         reply.ok();
     }
@@ -337,7 +358,9 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         match self.fs.statfs() {
-            Ok(s) => reply.statfs(s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize),
+            Ok(s) => {
+                reply.statfs(s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize)
+            }
             Err(e) => fail!(self, "statfs", ino, reply, e),
         }
     }
@@ -416,7 +439,15 @@ impl Filesystem for Adapter {
         self.empty("fallocate", ino, self.fs.fallocate(fh.0, offset, length, mode), reply);
     }
 
-    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         if whence != libc::SEEK_HOLE && whence != libc::SEEK_DATA {
             return reply.error(Errno::EINVAL);

@@ -17,7 +17,8 @@ pub(super) fn with<T>(len: usize, f: impl FnOnce(&mut [u8]) -> T) -> T {
             buffer.resize(len + ALIGN, 0);
         }
         let skip = buffer.as_ptr().align_offset(ALIGN).min(ALIGN);
-        let bytes = buffer.get_mut(skip..skip + len).expect("the buffer is one alignment longer than asked for");
+        let bytes =
+            buffer.get_mut(skip..skip + len).expect("the buffer is one alignment longer than asked for");
         f(bytes)
     })
 }

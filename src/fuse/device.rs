@@ -47,7 +47,8 @@ pub enum MountError {
 pub(super) fn open(mount_point: &Path, config: &MountConfig) -> Result<OwnedFd, MountError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     // The helper too opens it as this user.
-    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty()).map_err(|e| MountError::NoDevice(e.into()))?;
+    let device =
+        rustix::fs::open("/dev/fuse", flags, Mode::empty()).map_err(|e| MountError::NoDevice(e.into()))?;
     match direct(&device, mount_point, config) {
         Ok(()) => Ok(device),
         Err(Errno::PERM) => {
@@ -205,7 +206,8 @@ mod tests {
     /// A mount line with escaped blanks and optional fields gives device, place, type and source.
     #[test]
     fn a_mountinfo_line_is_read_with_its_escapes() {
-        let line = br"40 28 0:42 / /mnt/my\040dir rw,nosuid shared:5 - fuse.envelopefs /srv/a\134b rw,user_id=0";
+        let line =
+            br"40 28 0:42 / /mnt/my\040dir rw,nosuid shared:5 - fuse.envelopefs /srv/a\134b rw,user_id=0";
         let parsed = parse_line(line).expect("a line");
         assert_eq!(parsed.device, "0:42");
         assert_eq!(parsed.mount_point, Path::new("/mnt/my dir"));

@@ -104,7 +104,8 @@ fn event_loops() -> usize {
 fn number_of(mount_point: &Path) -> io::Result<DeviceNumber> {
     let mounts = mountinfo()?;
     let ours = mounts.into_iter().rev().find(|m| m.mount_point == mount_point);
-    ours.map(|m| DeviceNumber(m.device)).ok_or_else(|| io::Error::other("the new mount is not in /proc/self/mountinfo"))
+    ours.map(|m| DeviceNumber(m.device))
+        .ok_or_else(|| io::Error::other("the new mount is not in /proc/self/mountinfo"))
 }
 
 /// The protocol cannot ask for more readahead than the kernel's default of 128 KiB; root may set it here.

@@ -78,7 +78,7 @@ pub fn list(fs: &Fs, dir: Ino) -> Vec<(Vec<u8>, Ino)> {
 
 /// Makes a file with content; keeps the lookup's reference.
 pub fn put(fs: &Fs, dir: Ino, name: &[u8], content: &[u8]) -> Found {
-    let (found, fh) = fs.create(&ROOT, dir, name, 0o644, libc::O_RDWR | libc::O_EXCL).expect("create");
+    let (found, fh) = fs.create(&myself(), dir, name, 0o644, libc::O_RDWR | libc::O_EXCL).expect("create");
     fs.write(fh, 0, content, false).expect("write");
     fs.release(fh);
     found
@@ -103,4 +103,30 @@ pub fn errno<T>(result: Result<T, FsError>) -> i32 {
 pub fn lower_names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).expect("the lower directory");
     entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect()
+}
+
+/// Runs `test` as an ordinary user: as whoever runs the tests, or, for the superuser, as user and group 12345 in a
+/// thread of its own.
+pub fn as_user(test: impl FnOnce() + Send) {
+    use rustix::process::{Gid, Uid};
+    use rustix::thread;
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            if rustix::process::geteuid().is_root() {
+                let (uid, gid) = (Uid::from_raw(12345), Gid::from_raw(12345));
+                thread::set_thread_groups(&[]).expect("no groups");
+                thread::set_thread_res_gid(gid, gid, gid).expect("another group");
+                thread::set_thread_res_uid(uid, uid, uid).expect("another user");
+            }
+            test();
+        });
+        run.join().expect("the test passes");
+    });
+}
+
+/// The caller who runs this thread, with the usual umask.
+pub fn myself() -> Caller {
+    // The thread's own ids: the C library's calls speak for the whole process.
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Caller { uid, gid, umask: 0o022 }
 }

@@ -69,6 +69,11 @@ impl Guardian {
         self.say(&format!("mounted {device}"))
     }
 
+    /// Tells that the mount is gone: from now on the same mount point and device number are another mount's.
+    pub(super) fn gone(&mut self) -> io::Result<()> {
+        self.say("gone")
+    }
+
     /// Asks to unmount.
     pub(super) fn unmount(&mut self) -> io::Result<()> {
         self.say("unmount")
@@ -92,6 +97,7 @@ pub(super) fn run(args: &GuardianArgs) -> Result<Exit, CliError> {
     for line in BufReader::new(io::stdin()).lines() {
         match line.as_deref().map(|l| l.split_once(' ').unwrap_or((l, ""))) {
             Ok(("mounted", device)) => guarded.device = Some(device.to_owned()),
+            Ok(("gone", _)) => guarded.device = None,
             Ok(("unmount", _)) => {
                 guarded.unmount();
                 println!("unmounted");

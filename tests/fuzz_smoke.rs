@@ -12,7 +12,7 @@ use envelopefs::format::layout::{GroupIndex, LEADER_SPAN};
 use envelopefs::format::map::MapPage;
 
 /// Inputs a target is fed with.
-const ROUNDS: usize = 12_000;
+const ROUNDS: usize = 40_000;
 
 /// SplitMix64: the same stream each time, so a failure can be repeated.
 struct Stream(u64);

@@ -1,10 +1,13 @@
 //! `check`: opens everything in a vault and lists what does not open.
 
+use std::fs::File;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::io::Errno;
 
 use super::args::CheckArgs;
 use super::error::CliError;
@@ -12,6 +15,7 @@ use super::exit::Exit;
 use super::{signals, walk};
 use crate::check::{self, Progress, Report};
 use crate::keys;
+use crate::vault::VaultLock;
 
 /// Redraws of the progress bar.
 const TICK: Duration = Duration::from_millis(100);
@@ -22,6 +26,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, CliError> {
     let blocked = signals::block().map_err(CliError::io(&args.vault))?;
     let keyring = keys::open_vault(&args.vault, &unlock)?;
     let vault = args.vault.canonicalize().map_err(CliError::io(&args.vault))?;
+    let _lock = lock(&vault)?;
     let jobs =
         args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let watch = Watch { bar: bar(&vault), stop: AtomicBool::new(false) };
@@ -52,6 +57,20 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, CliError> {
     })
 }
 
+/// Keeps others from mounting the vault meanwhile. One that is mounted is checked all the same, with a word of
+/// warning: an operator whose vault cannot be unmounted needs the answer most.
+fn lock(vault: &Path) -> Result<Option<VaultLock>, CliError> {
+    let top = File::open(vault).map_err(CliError::io(vault))?;
+    match VaultLock::take(&top, true) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Errno::WOULDBLOCK) => {
+            eprintln!("envelopefs: the vault is mounted: a file that changes meanwhile may look damaged");
+            Ok(None)
+        }
+        Err(e) => Err(CliError::Io(vault.to_owned(), e.into())),
+    }
+}
+
 struct Watch {
     bar: ProgressBar,
     stop: AtomicBool,
@@ -67,7 +86,7 @@ impl Progress for Watch {
 }
 
 /// A bar over the lower bytes, on a terminal.
-fn bar(vault: &std::path::Path) -> ProgressBar {
+fn bar(vault: &Path) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

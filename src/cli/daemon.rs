@@ -73,7 +73,7 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
     }
     fs.close();
     info!("unmounted");
-    guardian.dismiss();
+    drop(guardian);
     served.map(|()| Exit::Ok).map_err(CliError::io(&plan.mount_point))
 }
 
@@ -93,7 +93,7 @@ fn open(plan: &Plan, passphrase: Option<Zeroizing<String>>) -> Result<Fs, CliErr
     let keyring = keys::open_vault(&plan.vault, &unlock)?;
     let options = fs::Options { read_only: plan.options.read_only, shared: plan.options.shared };
     Fs::open(&plan.vault, keyring, options).map_err(|e| match e {
-        FsError::Errno(rustix::io::Errno::WOULDBLOCK) => CliError::InUse(plan.vault.clone()),
+        FsError::Busy => CliError::InUse(plan.vault.clone()),
         other => CliError::Top(plan.vault.clone(), other),
     })
 }
@@ -144,28 +144,32 @@ fn report_ready(life: Life, nowhere: &File) -> std::io::Result<()> {
 }
 
 /// Serves until the mount is gone, or until someone asks for the end and `GRACE` is over.
+///
+/// `GRACE` begins when the guardian has unmounted: before that the kernel may still write pages back, and however
+/// long that takes, ending would lose them.
 fn serve(mounted: Mounted, guardian: &mut Guardian, wishes: &Receiver<i32>) -> std::io::Result<()> {
+    let mut unmounted = guardian.unmounted()?;
     let (sender, ended) = bounded(1);
     std::thread::Builder::new().name("efs-serve".to_owned()).spawn(move || {
         let _ = sender.send(mounted.run());
     })?;
     let mut deadline = never();
-    let mut asked = false;
     loop {
         select! {
-            recv(ended) -> result => return result.unwrap_or_else(|_| Err(std::io::Error::other("the event loops are gone"))),
+            recv(ended) -> result => {
+                return result.unwrap_or_else(|_| Err(std::io::Error::other("the event loops are gone")));
+            }
             recv(wishes) -> signal => {
-                if asked {
-                    warn!("asked twice to end: not waiting for open files");
-                    return Ok(());
-                }
-                asked = true;
                 info!("signal {}: unmounting", signal.unwrap_or(0));
                 if let Err(e) = guardian.unmount() {
                     error!("the guardian is gone ({e}); unmount by hand");
                 }
-                deadline = after(GRACE);
             }
+            recv(unmounted) -> answer => match answer {
+                Ok(()) => deadline = after(GRACE),
+                // Without a guardian the mount still ends by umount(8).
+                Err(_) => unmounted = never(),
+            },
             recv(deadline) -> _ => {
                 warn!("files are still open {} s after unmounting; closing them", GRACE.as_secs());
                 return Ok(());

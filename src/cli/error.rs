@@ -125,10 +125,12 @@ impl CliError {
                 dir.display()
             ),
             Self::MountPoint(path, fault) => return fault.advice(path),
-            Self::Mount(_, MountError::NoDevice(e)) if e.kind() == io::ErrorKind::NotFound => {
+            Self::Mount(_, MountError::NoDevice(e)) if e.kind() == io::ErrorKind::PermissionDenied => {
+                "Its mode lets only root open it; on most systems it is 0666: chmod 666 /dev/fuse".into()
+            }
+            Self::Mount(_, MountError::NoDevice(_)) => {
                 "Load the module with: modprobe fuse. In a container, pass --device /dev/fuse --cap-add SYS_ADMIN.".into()
             }
-            Self::Mount(_, MountError::NoDevice(_)) => "Only root may open it here: check its mode (0666).".into(),
             Self::Mount(_, MountError::NoHelper(_)) => "Install it with: apt install fuse3".into(),
             Self::Mount(_, MountError::AllowOther) => {
                 "Ask root to put the line user_allow_other into /etc/fuse.conf, or mount without allow_other.".into()

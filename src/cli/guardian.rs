@@ -3,9 +3,10 @@
 //! It starts before any key is unlocked, holds no secret, hears the daemon over a pipe, and ends with it.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crossbeam::channel::{Receiver, bounded};
 
 use super::args::GuardianArgs;
 use super::error::CliError;
@@ -15,44 +16,71 @@ use crate::fuse::{DeviceNumber, mountinfo};
 
 /// The daemon's end of the pipe.
 pub(super) struct Guardian {
-    pipe: ChildStdin,
+    /// `None` only while it is dropped: the pipe's end is what ends the process.
+    pipe: Option<ChildStdin>,
+    answers: Option<ChildStdout>,
     child: Child,
+}
+
+impl Drop for Guardian {
+    /// Lets it go and waits for its end, which comes when what is still mounted is unmounted.
+    fn drop(&mut self) {
+        self.pipe = None;
+        let _ = self.child.wait();
+    }
 }
 
 impl Guardian {
     /// Starts the process.
     pub(super) fn start(mount_point: &Path) -> io::Result<Self> {
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("envelopefs")
+        let mut child = Command::new(program())
             .arg("guardian")
             .arg(mount_point)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
-        let pipe = child.stdin.take().expect("stdin was asked to be a pipe");
-        Ok(Self { pipe, child })
+        let (pipe, answers) = (child.stdin.take(), child.stdout.take());
+        Ok(Self { pipe, answers, child })
+    }
+
+    /// A message once it has unmounted as it was asked to: everything the kernel held has come back by then.
+    pub(super) fn unmounted(&mut self) -> io::Result<Receiver<()>> {
+        let (sender, receiver) = bounded(1);
+        let answers =
+            self.answers.take().ok_or_else(|| io::Error::other("its answers are awaited already"))?;
+        std::thread::Builder::new().name("efs-guardian".to_owned()).spawn(move || {
+            for _answer in BufReader::new(answers).lines().map_while(Result::ok) {
+                let _ = sender.try_send(());
+            }
+        })?;
+        Ok(receiver)
+    }
+
+    fn say(&mut self, line: &str) -> io::Result<()> {
+        self.pipe.as_mut().map_or(Ok(()), |pipe| writeln!(pipe, "{line}"))
     }
 
     /// Tells what is mounted now.
     pub(super) fn mounted(&mut self, device: &DeviceNumber) -> io::Result<()> {
-        writeln!(self.pipe, "mounted {device}")
+        self.say(&format!("mounted {device}"))
     }
 
     /// Asks to unmount.
     pub(super) fn unmount(&mut self) -> io::Result<()> {
-        writeln!(self.pipe, "unmount")
+        self.say("unmount")
     }
+}
 
-    /// Lets it go; waits for its end, which comes at once when nothing is mounted any more.
-    pub(super) fn dismiss(self) {
-        let Self { pipe, mut child } = self;
-        drop(pipe);
-        let _ = child.wait();
-    }
+/// This program's file, for starting it again: by its name, so that `ps` shows it, while that still leads to it.
+pub(super) fn program() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .filter(|path| path.is_file())
+        .unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
 /// The process itself.
@@ -64,7 +92,10 @@ pub(super) fn run(args: &GuardianArgs) -> Result<Exit, CliError> {
     for line in BufReader::new(io::stdin()).lines() {
         match line.as_deref().map(|l| l.split_once(' ').unwrap_or((l, ""))) {
             Ok(("mounted", device)) => guarded.device = Some(device.to_owned()),
-            Ok(("unmount", _)) => guarded.unmount(),
+            Ok(("unmount", _)) => {
+                guarded.unmount();
+                println!("unmounted");
+            }
             Ok(_) => {}
             Err(_) => break,
         }

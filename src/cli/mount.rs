@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -14,7 +14,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::mount_options::MountOptions;
 use super::secrets;
-use super::{logging, mount_point};
+use super::{guardian, logging, mount_point};
 use crate::keys;
 
 /// What the daemon writes to its stdout when the mount serves.
@@ -53,8 +53,7 @@ fn canonical_vault(dir: &Path) -> Result<PathBuf, CliError> {
 
 /// This program again, as the daemon: the same command line, the passphrase through a pipe.
 fn start(argv: &[OsString], passphrase: Option<&Zeroizing<String>>) -> std::io::Result<Child> {
-    let mut child = Command::new("/proc/self/exe")
-        .arg0(argv.first().cloned().unwrap_or_else(|| "envelopefs".into()))
+    let mut child = Command::new(guardian::program())
         .arg("mount")
         .arg("--daemon-child")
         .args(argv.iter().skip(2))

@@ -131,6 +131,9 @@ const PROCESS: &[i64] = &[
     libc::SYS_prlimit64,
     libc::SYS_tgkill,
     libc::SYS_capget,
+    // The guardian is a child, and is waited for.
+    libc::SYS_wait4,
+    libc::SYS_waitid,
 ];
 
 /// The log daemon's socket.

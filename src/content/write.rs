@@ -1,4 +1,5 @@
-//! Writing: plaintext is copied once, into the buffer it is sealed in.
+//! Writing: blocks are sealed straight from the caller's bytes; only those that keep some of what they had are
+//! merged first.
 
 use std::cell::RefCell;
 
@@ -235,10 +236,15 @@ impl File {
             for part in span.parts() {
                 let (place, (out, nonce)) = slots.next().expect("a buffer and a nonce for each block");
                 let out = out.first_chunk_mut().expect("chunks of BLOCK");
-                if let Some(out) = self.merge(&part, entries, len, end, source, out)? {
-                    pieces.push(Piece::new(part.block, Entry { nonce, tag: [0; 16] }, out));
-                    places.push(place * BLOCK);
+                let entry = Entry { nonce, tag: [0; 16] };
+                if let Some(plain) = whole(&part, len, end, source) {
+                    pieces.push(Piece::of(part.block, entry, plain, &mut out[..plain.len()]));
+                } else if let Some(out) = self.merge(&part, entries, len, end, source, out)? {
+                    pieces.push(Piece::new(part.block, entry, out));
+                } else {
+                    continue;
                 }
+                places.push(place * BLOCK);
             }
         }
         pipeline::seal(self.keys(), &mut pieces);
@@ -295,6 +301,18 @@ impl File {
             }
         }
         Ok(Some(&mut out[..new_len]))
+    }
+}
+
+/// The bytes that a block is sealed from as they stand in the source: where they are all that it will have.
+fn whole<'s>(part: &Part, len: u64, end: u64, source: Source<'s>) -> Option<&'s [u8]> {
+    let all = part.range.start == 0 && part.range.end == part.block.len_in(len.max(end));
+    match source {
+        Source::Bytes(bytes, origin) if all => {
+            let from = (part.block.plain_start() - origin) as usize;
+            bytes.get(from..from + part.range.end)
+        }
+        Source::Bytes(..) | Source::Zeros => None,
     }
 }
 

@@ -76,6 +76,18 @@ impl FileKeys {
         Entry { nonce, tag }
     }
 
+    /// As [`Self::seal_block`], from `plain` into `sealed`, which is as long.
+    pub fn seal_block_into(
+        &self,
+        index: BlockIndex,
+        nonce: [u8; NONCE],
+        plain: &[u8],
+        sealed: &mut [u8],
+    ) -> Entry {
+        let tag = self.kernels.block.seal_into(&nonce, &block_ad(index), plain, sealed);
+        Entry { nonce, tag }
+    }
+
     /// Opens a block in place. On failure `buf` is zeroed. A hole's entry opens nothing: holes hold no ciphertext.
     pub fn open_block(&self, index: BlockIndex, entry: &Entry, buf: &mut [u8]) -> Result<(), Tampered> {
         if entry.is_hole() {
@@ -158,6 +170,18 @@ mod tests {
         refused(keys(1), 3, Entry::HOLE, sealed.clone());
         refused(keys(1), 3, entry, sealed[..17].to_vec());
         refused(keys(1), 3, entry, [&sealed[..], &[0]].concat());
+    }
+
+    #[test]
+    fn a_block_sealed_into_another_buffer_is_the_same_block() {
+        let keys = keys(1);
+        for len in [0, 1, 16, 4095, 4096] {
+            let plain: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let (mut in_place, mut apart) = (plain.clone(), vec![0xEE; len]);
+            let a = keys.seal_block(BlockIndex(9), [4; 12], &mut in_place);
+            let b = keys.seal_block_into(BlockIndex(9), [4; 12], &plain, &mut apart);
+            assert_eq!((a, in_place), (b, apart));
+        }
     }
 
     #[test]

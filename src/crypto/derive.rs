@@ -25,7 +25,7 @@ pub fn hkdf(key: &[u8; 32], salt: &[u8], label: &[u8]) -> Secret<32> {
     out
 }
 
-/// [`hkdf`] for several labels under one key and salt, which are mixed once.
+/// [`hkdf()`] for several labels under one key and salt, which are mixed once.
 pub fn hkdf_each<const N: usize>(key: &[u8; 32], salt: &[u8], labels: [&[u8]; N]) -> [Secret<32>; N] {
     let mixed = Hkdf::<Sha256>::new(Some(salt), key);
     labels.map(|label| {

@@ -1,6 +1,7 @@
 //! AES-256-GCM-SIV over many blocks.
 
 use aes_gcm_siv::Aes256GcmSiv;
+use aes_gcm_siv::aead::inout::InOutBuf;
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
 use zeroize::Zeroize;
 
@@ -12,12 +13,18 @@ pub trait BlockKernel: Send + Sync {
     fn name(&self) -> &'static str;
     /// Encrypts `buf` in place, gives the tag.
     fn seal(&self, nonce: &[u8; 12], ad: &[u8], buf: &mut [u8]) -> [u8; 16];
+    /// Encrypts `plain` into `sealed`, which is as long, gives the tag. Saves the copy that sealing in place needs.
+    fn seal_into(&self, nonce: &[u8; 12], ad: &[u8], plain: &[u8], sealed: &mut [u8]) -> [u8; 16];
     /// Decrypts `buf` in place. On a wrong tag `buf` is zeroed and `false` comes back.
     fn open(&self, nonce: &[u8; 12], ad: &[u8], buf: &mut [u8], tag: &[u8; 16]) -> bool;
 }
 
 /// The `aes-gcm-siv` crate: AES-NI and PCLMULQDQ where the processor has them, constant-time code elsewhere.
 pub struct PortableKernel(Aes256GcmSiv);
+
+// Key schedules wipe themselves only where the `aes` crate's `zeroize` feature is on, which this crate asks for.
+const _: fn() = wiped_on_drop::<aes_gcm_siv::aes::Aes256>;
+const fn wiped_on_drop<T: zeroize::ZeroizeOnDrop>() {}
 
 impl PortableKernel {
     /// Expands a key.
@@ -41,6 +48,11 @@ impl BlockKernel for PortableKernel {
             .encrypt_inout_detached(nonce.into(), ad, buf.into())
             .expect("a message of less than 64 GiB")
             .into()
+    }
+
+    fn seal_into(&self, nonce: &[u8; 12], ad: &[u8], plain: &[u8], sealed: &mut [u8]) -> [u8; 16] {
+        let both = InOutBuf::new(plain, sealed).expect("as long as each other");
+        self.0.encrypt_inout_detached(nonce.into(), ad, both).expect("a message of less than 64 GiB").into()
     }
 
     fn open(&self, nonce: &[u8; 12], ad: &[u8], buf: &mut [u8], tag: &[u8; 16]) -> bool {

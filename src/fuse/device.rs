@@ -46,6 +46,7 @@ pub enum MountError {
 /// Mounts at `mount_point`; gives the device to serve.
 pub(super) fn open(mount_point: &Path, config: &MountConfig) -> Result<OwnedFd, MountError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    // The helper too opens it as this user.
     let device =
         rustix::fs::open("/dev/fuse", flags, Mode::empty()).map_err(|e| MountError::NoDevice(e.into()))?;
     match direct(&device, mount_point, config) {

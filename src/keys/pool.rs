@@ -75,6 +75,8 @@ struct State {
     epoch: u64,
     version: Option<u16>,
     checked: Option<Instant>,
+    /// One caller asks at a time: a provider that hangs must not stop all creates.
+    checking: bool,
     started: bool,
     /// Set by the first take: a mount that only reads makes no keys.
     wanted: bool,
@@ -132,15 +134,17 @@ impl Pool {
     fn notice_rotation(&self) {
         {
             let mut state = self.shared.state.lock();
-            if state.checked.is_some_and(|at| at.elapsed() < VERSION_CHECK) {
+            if state.checking || state.checked.is_some_and(|at| at.elapsed() < VERSION_CHECK) {
                 return;
             }
-            state.checked = Some(Instant::now());
+            state.checking = true;
         }
         // Asked without the lock: other creates go on with what is ready.
-        let Some(version) = self.shared.source.version() else { return };
+        let version = self.shared.source.version();
         let drained = {
             let mut state = self.shared.state.lock();
+            (state.checking, state.checked) = (false, Some(Instant::now()));
+            let Some(version) = version else { return };
             let rotated = state.version.is_some_and(|known| known != version);
             state.version = Some(version);
             if rotated {

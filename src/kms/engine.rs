@@ -15,7 +15,8 @@ use super::arn::KeyRef;
 use super::error::KmsError;
 use super::records::{AliasRecord, KeyRecord};
 use super::root::{self, Cost, Protection};
-use super::store::{ALIASES, KEYS, MATERIALS, Reader, Stamp, Store};
+use super::store::{Stamp, Store};
+use super::table::{ALIASES, KEYS, MATERIALS, Reader};
 use super::{arn, dir, labels};
 use crate::crypto::{SealKey, Secret, derive};
 

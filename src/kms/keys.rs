@@ -6,7 +6,8 @@ use super::error::KmsError;
 use super::records::{
     AliasEntry, AliasRecord, KeyEntry, KeyMetadata, KeyRecord, MaterialRef, RotationEntry, now_ms, seconds,
 };
-use super::store::{ALIASES, Fault, KEYS, MATERIALS, Writer};
+use super::store::Fault;
+use super::table::{ALIASES, KEYS, MATERIALS, Writer};
 use crate::crypto::{Secret, random};
 
 /// The longest description (AWS).

@@ -16,6 +16,7 @@ mod labels;
 mod records;
 mod root;
 mod store;
+mod table;
 #[cfg(test)]
 mod tests;
 

@@ -153,7 +153,10 @@ fn write(
         }
         Protection::KeyFile => {
             let key = Secret::random();
-            let text = Zeroizing::new(hex::encode(key.expose()) + "\n");
+            // Room for the line end, so that the string does not grow and leave a copy behind.
+            let mut text = Zeroizing::new(String::with_capacity(65));
+            text.push_str(&Zeroizing::new(hex::encode(key.expose())));
+            text.push('\n');
             // First the key, then the file that needs it: a crash between leaves the old protection in force.
             dir::replace_private(at, KEY_FILE, text.as_bytes())?;
             (ProtectionKind::KeyFile, None, SealKey::new(key))

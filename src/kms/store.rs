@@ -1,5 +1,4 @@
-//! The durable store: one redb file, every value sealed under the store key with table, key and version as
-//! associated data, so that no record can stand in for another.
+//! The durable store: one redb file. What its records are is told in `table`.
 //!
 //! redb locks its file for as long as it is open, so each operation opens it, works, and closes it: `kms rotate-key`
 //! works while a daemon has the vault mounted. A crash leaves the last commit.
@@ -8,16 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
-    TableDefinition,
-};
-use serde::{Serialize, de::DeserializeOwned};
-use zeroize::Zeroizing;
+use redb::{Database, DatabaseError, ReadableDatabase, StorageError};
 
-use super::context::push;
+use super::dir;
 use super::error::KmsError;
-use super::{dir, labels};
+use super::table::{ALIASES, KEYS, MATERIALS, Reader, Writer};
 use crate::crypto::{SealKey, random};
 
 const STORE_FILE: &str = "store.redb";
@@ -29,23 +23,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 const CACHE_BYTES: usize = 1 << 20;
 /// A change this recent may share its time stamp with the next one: the kernel's clock ticks every 1 to 10 ms.
 const RACY: Duration = Duration::from_millis(100);
-
-/// A table of the store.
-#[derive(Clone, Copy)]
-pub(super) struct Table(&'static str);
-
-/// Key records by key id.
-pub(super) const KEYS: Table = Table("keys");
-/// Key material by KeyMaterialId. Written once, never changed.
-pub(super) const MATERIALS: Table = Table("materials");
-/// Alias records by alias.
-pub(super) const ALIASES: Table = Table("aliases");
-
-impl Table {
-    fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
-        TableDefinition::new(self.0)
-    }
-}
 
 /// Tells whether the store file changed, at the price of one `stat`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +42,7 @@ impl Stamp {
 /// The store file and the key of its records.
 pub(super) struct Store {
     path: PathBuf,
-    key: SealKey,
+    pub(super) key: SealKey,
 }
 
 impl Store {
@@ -109,11 +86,11 @@ impl Store {
             let mut builder = Database::builder();
             builder.set_cache_size(CACHE_BYTES);
             match self.patiently(|| builder.open_read_only(&self.path)) {
-                Ok(db) => work(&Reader { txn: db.begin_read()?, store: self }),
+                Ok(db) => work(&Reader::new(db.begin_read()?, self)),
                 // A process was killed while it wrote: the next one to open the store for writing mends it.
                 Err(Fault::Redb(redb::Error::RepairAborted)) => {
                     let db = self.open()?;
-                    let result = work(&Reader { txn: db.begin_read()?, store: self })?;
+                    let result = work(&Reader::new(db.begin_read()?, self))?;
                     db.close()?;
                     Ok(result)
                 }
@@ -127,7 +104,7 @@ impl Store {
         self.guard(|| {
             let db = self.open()?;
             let txn = db.begin_write()?;
-            let result = work(&Writer { txn: &txn, store: self })?;
+            let result = work(&Writer::new(&txn, self))?;
             txn.commit()?;
             db.close()?;
             Ok(result)
@@ -184,118 +161,9 @@ impl Store {
         }
     }
 
-    fn damaged(&self, why: &dyn std::fmt::Display) -> KmsError {
+    pub(super) fn damaged(&self, why: &dyn std::fmt::Display) -> KmsError {
         KmsError::Damaged { path: self.path.clone(), why: why.to_string() }
     }
-
-    /// Version (u64 LE), then nonce, ciphertext, tag.
-    fn seal(&self, table: Table, key: &str, version: u64, plain: &[u8]) -> Vec<u8> {
-        let mut value = version.to_le_bytes().to_vec();
-        value.extend_from_slice(&self.key.seal(&bound(table, key, version), plain));
-        value
-    }
-
-    fn unseal(&self, table: Table, key: &str, value: &[u8]) -> Result<(u64, Zeroizing<Vec<u8>>), Fault> {
-        let opened = value.split_first_chunk().and_then(|(version, sealed)| {
-            let version = u64::from_le_bytes(*version);
-            Some((version, self.key.open(&bound(table, key, version), sealed).ok()?))
-        });
-        let why = || format!("record {key} of table {} does not open under the root key", table.0);
-        Ok(opened.ok_or_else(|| self.damaged(&why()))?)
-    }
-
-    fn decode<T: DeserializeOwned>(&self, table: Table, key: &str, value: &[u8]) -> Result<T, Fault> {
-        let (_, plain) = self.unseal(table, key, value)?;
-        Ok(serde_json::from_slice(&plain).map_err(|e| self.damaged(&format_args!("record {key}: {e}")))?)
-    }
-}
-
-/// Associated data of a record.
-fn bound(table: Table, key: &str, version: u64) -> Vec<u8> {
-    let mut ad = labels::RECORD_AD.to_vec();
-    push(&mut ad, table.0.as_bytes());
-    push(&mut ad, key.as_bytes());
-    push(&mut ad, &version.to_le_bytes());
-    ad
-}
-
-/// One consistent view of the store.
-pub(super) struct Reader<'a> {
-    txn: redb::ReadTransaction,
-    store: &'a Store,
-}
-
-impl Reader<'_> {
-    /// A record.
-    pub(super) fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, Fault> {
-        let rows = self.txn.open_table(table.definition())?;
-        rows.get(key)?.map(|value| self.store.decode(table, key, value.value())).transpose()
-    }
-
-    /// A record's bytes.
-    pub(super) fn bytes(&self, table: Table, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Fault> {
-        let rows = self.txn.open_table(table.definition())?;
-        rows.get(key)?.map(|value| Ok(self.store.unseal(table, key, value.value())?.1)).transpose()
-    }
-
-    /// Every record of a table, in the order of their keys.
-    pub(super) fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, Fault> {
-        list(self.store, table, &self.txn.open_table(table.definition())?)
-    }
-}
-
-/// A transaction that is being made.
-pub(super) struct Writer<'a> {
-    txn: &'a redb::WriteTransaction,
-    store: &'a Store,
-}
-
-impl Writer<'_> {
-    /// A record.
-    pub(super) fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, Fault> {
-        let rows = self.txn.open_table(table.definition())?;
-        rows.get(key)?.map(|value| self.store.decode(table, key, value.value())).transpose()
-    }
-
-    /// Every record of a table.
-    pub(super) fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, Fault> {
-        list(self.store, table, &self.txn.open_table(table.definition())?)
-    }
-
-    /// How many records a table has.
-    pub(super) fn len(&self, table: Table) -> Result<u64, Fault> {
-        Ok(self.txn.open_table(table.definition())?.len()?)
-    }
-
-    /// Writes a record.
-    pub(super) fn put<T: Serialize>(&self, table: Table, key: &str, record: &T) -> Result<(), Fault> {
-        let plain = serde_json::to_vec(record).map_err(|e| self.store.damaged(&e))?;
-        self.put_bytes(table, key, &plain)
-    }
-
-    /// Writes a record's bytes.
-    pub(super) fn put_bytes(&self, table: Table, key: &str, plain: &[u8]) -> Result<(), Fault> {
-        let mut rows = self.txn.open_table(table.definition())?;
-        let version = match rows.get(key)? {
-            Some(old) => self.store.unseal(table, key, old.value())?.0 + 1,
-            None => 1,
-        };
-        rows.insert(key, self.store.seal(table, key, version, plain).as_slice())?;
-        Ok(())
-    }
-}
-
-fn list<T: DeserializeOwned>(
-    store: &Store,
-    table: Table,
-    rows: &impl ReadableTable<&'static str, &'static [u8]>,
-) -> Result<Vec<(String, T)>, Fault> {
-    let mut all = Vec::new();
-    for row in rows.iter()? {
-        let (key, value) = row?;
-        all.push((key.value().to_owned(), store.decode(table, key.value(), value.value())?));
-    }
-    Ok(all)
 }
 
 /// What ends an operation inside the store.

@@ -374,7 +374,7 @@ fn the_store_shows_nothing() {
     let key = kms.create_key("salaries of the board").unwrap();
     let material = kms
         .store
-        .read(|r| r.bytes(super::store::MATERIALS, &key.current_key_material_id))
+        .read(|r| r.bytes(super::table::MATERIALS, &key.current_key_material_id))
         .unwrap()
         .expect("the key has material");
     assert_eq!(material.len(), 32);

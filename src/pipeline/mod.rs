@@ -25,6 +25,8 @@ pub struct Piece<'a> {
     pub entry: Entry,
     /// Plaintext or ciphertext, changed in place. At most 4096 bytes.
     pub buf: &'a mut [u8],
+    /// Where the plaintext is that is sealed, if not in `buf`; as long as `buf`.
+    pub source: Option<&'a [u8]>,
     /// Set by `open` where authentication failed; the buffer is zeroed then.
     pub failed: bool,
 }
@@ -32,11 +34,19 @@ pub struct Piece<'a> {
 impl<'a> Piece<'a> {
     /// A block that is about to be sealed with this nonce, or opened with this entry.
     pub fn new(index: BlockIndex, entry: Entry, buf: &'a mut [u8]) -> Self {
-        Self { index, entry, buf, failed: false }
+        Self { index, entry, buf, source: None, failed: false }
+    }
+
+    /// A block that is about to be sealed from elsewhere: saves the caller a copy.
+    pub fn of(index: BlockIndex, entry: Entry, source: &'a [u8], buf: &'a mut [u8]) -> Self {
+        Self { index, entry, buf, source: Some(source), failed: false }
     }
 
     fn seal(&mut self, keys: &FileKeys) {
-        self.entry = keys.seal_block(self.index, self.entry.nonce, self.buf);
+        self.entry = match self.source {
+            Some(plain) => keys.seal_block_into(self.index, self.entry.nonce, plain, self.buf),
+            None => keys.seal_block(self.index, self.entry.nonce, self.buf),
+        };
     }
 
     fn open(&mut self, keys: &FileKeys) {

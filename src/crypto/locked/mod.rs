@@ -1,6 +1,6 @@
 //! Memory for secrets: locked (never swapped), left out of core dumps, wiped when freed.
 //!
-//! Secrets live in slots of an arena of locked pages ([`arena`]), not on the heap. A child made by `fork` gets
+//! Secrets live in slots of an arena of locked pages, not on the heap. A child made by `fork` gets
 //! zeros in their place, and is stopped when it uses one of its parent's: a daemon forks first and unwraps keys
 //! afterwards.
 //!

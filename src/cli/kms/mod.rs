@@ -1,142 +1,45 @@
 //! `envelopefs kms`: the store of the embedded KMS, its keys and aliases. `--json` prints what AWS KMS answers.
 
-use std::error::Error;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+mod args;
+mod date;
 
-use clap::{Args, Subcommand};
+use std::error::Error;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+
 use serde_json::json;
 use zeroize::Zeroizing;
+
+pub(crate) use args::KmsArgs;
+use args::{KmsCommand, Output, read_passphrase};
+use date::date;
 
 use crate::keys::KeyError;
 use crate::kms::{self, Engine, KeyEntry, KeyMetadata, Protection, ProtectionKind, RotationEntry};
 
-/// The longest passphrase file that is read.
-const MAX_PASSPHRASE_FILE: u64 = 64 << 10;
-
 /// Where a passphrase comes from when no file is named: `None` where nobody can be asked.
 type Secrets<'a> = &'a dyn Fn() -> io::Result<Option<Zeroizing<String>>>;
 
-/// `envelopefs kms`.
-#[derive(Debug, Args)]
-pub(crate) struct KmsArgs {
-    #[command(subcommand)]
-    command: KmsCommand,
-    /// Directory of the embedded KMS [default: $XDG_DATA_HOME/envelopefs/kms].
-    #[arg(long, value_name = "DIR", env = "ENVELOPEFS_KMS_DIR", hide_env_values = true, global = true)]
-    #[arg(help_heading = "Keys")]
-    kms_dir: Option<PathBuf>,
-    /// Read the passphrase of the KMS store from the first line of a file.
-    #[arg(long, value_name = "FILE", global = true, help_heading = "Keys")]
-    passphrase_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-enum KmsCommand {
-    /// Make an empty KMS store, protected by a passphrase or a key file.
-    Init {
-        /// Keep the root key sealed under a key file (mode 0600) in the store: opens unattended, for whoever reads it.
-        #[arg(long)]
-        key_file: bool,
-    },
-    /// Make a key.
-    CreateKey {
-        /// What the key is for.
-        #[arg(long, default_value = "", value_name = "TEXT")]
-        description: String,
-        /// An alias for it.
-        #[arg(long, value_name = "alias/NAME")]
-        alias: Option<String>,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// List the keys.
-    ListKeys {
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Show a key.
-    DescribeKey {
-        #[command(flatten)]
-        key: KeyName,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Give a key new material, now. What it wrapped before still unwraps.
-    RotateKey {
-        #[command(flatten)]
-        key: KeyName,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// List the rotations of a key.
-    ListKeyRotations {
-        #[command(flatten)]
-        key: KeyName,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Make an alias for a key.
-    CreateAlias {
-        /// The alias.
-        #[arg(value_name = "alias/NAME")]
-        alias: String,
-        #[command(flatten)]
-        key: KeyName,
-    },
-    /// List the aliases.
-    ListAliases {
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Let a key be used again.
-    EnableKey {
-        #[command(flatten)]
-        key: KeyName,
-    },
-    /// Stop all use of a key: no file that it wrapped opens until it is enabled again.
-    DisableKey {
-        #[command(flatten)]
-        key: KeyName,
-    },
-    /// Protect the store by another passphrase, or by a key file. Keys stay as they are.
-    Passwd {
-        /// Protect it by a key file from now on.
-        #[arg(long, conflicts_with = "new_passphrase_file")]
-        key_file: bool,
-        /// Read the new passphrase from the first line of a file.
-        #[arg(long, value_name = "FILE")]
-        new_passphrase_file: Option<PathBuf>,
-    },
-}
-
-#[derive(Debug, Args)]
-struct Output {
-    /// Print AWS KMS's answer as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-struct KeyName {
-    /// Key id, key ARN, alias/NAME or alias ARN.
-    #[arg(value_name = "KEY")]
-    name: String,
-}
-
-/// Runs a `kms` command. `secrets` gives the passphrase where no `--passphrase-file` does.
+/// Runs a `kms` command. `secrets` asks for the passphrase where neither file nor descriptor gives it.
 pub(crate) fn run(args: &KmsArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Error>> {
     let dir = args.kms_dir.clone().or_else(kms::default_dir).ok_or_else(|| {
         KeyError::Unreachable(
             "neither XDG_DATA_HOME nor HOME is set: name the KMS store with --kms-dir".into(),
         )
     })?;
-    let passphrase = || match &args.passphrase_file {
-        Some(path) => first_line(path).map(Some),
+    let passphrase = || match args.given()? {
+        Some(given) => Ok(Some(given)),
         None => secrets(),
     };
     match &args.command {
-        KmsCommand::Init { key_file } => init(&dir, *key_file, &passphrase),
+        KmsCommand::Init { key_file: true } => init(&dir, &Protection::KeyFile),
+        KmsCommand::Init { key_file: false } => {
+            let phrase = match args.given()? {
+                Some(given) => given,
+                None => asked_twice(secrets)?,
+            };
+            init(&dir, &Protection::Passphrase(phrase))
+        }
         KmsCommand::Passwd { key_file, new_passphrase_file } => {
             passwd(&dir, *key_file, new_passphrase_file.as_deref(), &passphrase)
         }
@@ -180,24 +83,21 @@ fn on_keys(command: &KmsCommand, kms: &Engine) -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn init(dir: &Path, key_file: bool, passphrase: Secrets<'_>) -> Result<(), Box<dyn Error>> {
-    let protection = if key_file {
-        Protection::KeyFile
-    } else {
-        // Asked twice: a mistyped passphrase would show only when the first vault does not open.
-        let (first, again) = (passphrase()?, passphrase()?);
-        match (first, again) {
-            (Some(first), Some(again)) if first == again => Protection::Passphrase(first),
-            (Some(_), Some(_)) => return denied("the two passphrases differ; nothing was made"),
-            _ => {
-                return denied(
-                    "a new KMS store needs a passphrase (--passphrase-file, or a terminal) or --key-file",
-                );
-            }
-        }
-    };
-    Engine::create(dir, &protection)?;
+fn init(dir: &Path, protection: &Protection) -> Result<(), Box<dyn Error>> {
+    Engine::create(dir, protection)?;
     print(&format!("{}: new KMS store, {}\n", dir.display(), protected_by(kms::protection(dir)?)))
+}
+
+/// Asks twice: a mistyped passphrase would show only when the first vault does not open.
+fn asked_twice(secrets: Secrets<'_>) -> Result<Zeroizing<String>, Box<dyn Error>> {
+    match (secrets()?, secrets()?) {
+        (Some(first), Some(again)) if first == again => Ok(first),
+        (Some(_), Some(_)) => denied("the two passphrases differ; nothing was made"),
+        _ => denied(
+            "a new KMS store needs a protection: a passphrase (--passphrase-file, --passphrase-fd, \
+             ENVELOPEFS_PASSPHRASE, or a terminal), or --key-file",
+        ),
+    }
 }
 
 fn passwd(dir: &Path, key_file: bool, new: Option<&Path>, old: Secrets<'_>) -> Result<(), Box<dyn Error>> {
@@ -207,7 +107,7 @@ fn passwd(dir: &Path, key_file: bool, new: Option<&Path>, old: Secrets<'_>) -> R
     };
     let protection = match new {
         _ if key_file => Protection::KeyFile,
-        Some(path) => Protection::Passphrase(first_line(path)?),
+        Some(path) => Protection::Passphrase(read_passphrase(path)?),
         None => Protection::Passphrase(new_passphrase()?),
     };
     kms::reprotect(dir, old.as_ref().map(|p| p.as_str()), &protection)?;
@@ -291,33 +191,6 @@ fn denied<T>(why: &str) -> Result<T, Box<dyn Error>> {
     Err(KeyError::Denied(why.to_owned()).into())
 }
 
-fn first_line(path: &Path) -> io::Result<Zeroizing<String>> {
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    let mut text = Zeroizing::new(String::with_capacity(4096));
-    std::fs::File::open(path)
-        .and_then(|f| f.take(MAX_PASSPHRASE_FILE).read_to_string(&mut text))
-        .map_err(named)?;
-    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
-}
-
-/// `2026-01-31 23:59:59 UTC`, by Howard Hinnant's `civil_from_days`.
-#[expect(clippy::cast_possible_truncation, reason = "seconds since the epoch, whole ones")]
-fn date(seconds: f64) -> String {
-    let seconds = seconds as i64;
-    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -368,7 +241,7 @@ mod tests {
         assert!(matches!(missing.downcast_ref(), Some(KmsError::NotFound(_))), "{missing}");
     }
 
-    /// A passphrase comes from a file or is asked for; it is never taken for given, nor asked for without need.
+    /// A passphrase comes from a file or is asked for; it is not asked for where none is needed.
     #[test]
     fn passphrases_come_from_files_and_prompts() {
         let tmp = tempfile::tempdir().unwrap();
@@ -404,17 +277,5 @@ mod tests {
         };
         assert!(run(&line.kms, &typed).unwrap_err().to_string().contains("differ"));
         assert!(!dir.exists());
-    }
-
-    /// Dates are those of the Gregorian calendar, leap days included.
-    #[test]
-    fn dates_are_right() {
-        for (seconds, text) in [
-            (0.0, "1970-01-01 00:00:00 UTC"),
-            (951_782_400.5, "2000-02-29 00:00:00 UTC"),
-            (4_102_444_799.0, "2099-12-31 23:59:59 UTC"),
-        ] {
-            assert_eq!(date(seconds), text);
-        }
     }
 }

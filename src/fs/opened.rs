@@ -48,7 +48,9 @@ impl OpenFile {
         if self.writable.load(Ordering::Acquire) {
             return Ok(());
         }
-        let (file, _) = access::open_content(&self.lower().0, Want::Write)?;
+        let before = self.lower();
+        let (file, _) = access::open_content(&before.0, Want::Write)?;
+        access::read_alike(&file, &before.0);
         let lower = Arc::new(DiskFile(file));
         self.content.replace_lower(Box::new(Arc::clone(&lower)));
         *self.lower.write() = lower;

@@ -53,6 +53,13 @@ pub fn leave_atime(file: impl AsFd) {
         .and_then(|flags| rustix::fs::fcntl_setfl(&file, flags | OFlags::NOATIME));
 }
 
+/// Gives `file` what [`leave_atime`] gave to `other`.
+pub fn read_alike(file: impl AsFd, other: impl AsFd) {
+    if rustix::fs::fcntl_getfl(other).is_ok_and(|flags| flags.contains(OFlags::NOATIME)) {
+        leave_atime(file);
+    }
+}
+
 /// How a content file shall be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Want {

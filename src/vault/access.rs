@@ -28,6 +28,7 @@ pub fn chmod(fd: impl AsFd, mode: u32) -> Result<()> {
 }
 
 /// Runs `op`; if the lower permissions refuse it, runs it again with `bits` added to them for the time of the call.
+/// `op` must not lend itself.
 pub fn lent<T>(fd: impl AsFd, bits: u32, op: impl Fn() -> Result<T>) -> Result<T> {
     match op() {
         Err(Errno::ACCESS) => {}

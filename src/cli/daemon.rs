@@ -161,7 +161,11 @@ fn serve(mounted: Mounted, guardian: &mut Guardian, wishes: &Receiver<i32>) -> s
     loop {
         select! {
             recv(ended) -> result => {
-                return result.unwrap_or_else(|_| Err(std::io::Error::other("the event loops are gone")));
+                let result = result.unwrap_or_else(|_| Err(std::io::Error::other("the event loops are gone")));
+                if result.is_ok() {
+                    let _ = guardian.gone();
+                }
+                return result;
             }
             recv(wishes) -> signal => {
                 info!("signal {}: unmounting", signal.unwrap_or(0));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::bench::BenchArgs;
 use super::kms::KmsArgs;
 use super::secrets::KeyArgs;
 
@@ -34,6 +35,8 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Works on the keys of the embedded KMS.
     Kms(KmsArgs),
+    /// Measures.
+    Bench(BenchArgs),
     /// Prints a completion script for a shell.
     Completions(CompletionsArgs),
     /// Writes the man pages into a directory.

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod bench;
 mod check;
 mod daemon;
 mod docs;
@@ -74,6 +75,7 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
         Command::Kms(args) => {
             kms::run(&args, &|| args_passphrase(&args)).map_err(CliError::Kms).map(|()| Exit::Ok)
         }
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),
     }

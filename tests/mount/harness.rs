@@ -203,11 +203,6 @@ impl Mount<'_> {
         &self.vault.mnt
     }
 
-    /// Process id of the daemon.
-    pub(crate) fn daemon_id(&self) -> u32 {
-        self.daemon.id()
-    }
-
     /// Unmounts as a user does, and waits for the daemon: it must end with success.
     pub(crate) fn unmount(mut self) {
         run(&mut envelopefs(["umount", text(&self.vault.mnt)]));

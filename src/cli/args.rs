@@ -41,9 +41,6 @@ pub(super) enum Command {
     Completions(CompletionsArgs),
     /// Writes the man pages into a directory.
     Man(ManArgs),
-    /// Unmounts when the daemon asks or dies.
-    #[command(name = "guardian", hide = true)]
-    Guardian(GuardianArgs),
 }
 
 #[derive(Debug, Args)]
@@ -176,10 +173,4 @@ pub(super) struct CompletionsArgs {
 pub(super) struct ManArgs {
     /// Directory for the pages; made if missing.
     pub(super) dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct GuardianArgs {
-    /// What to unmount.
-    pub(super) mount_point: PathBuf,
 }

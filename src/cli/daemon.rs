@@ -91,7 +91,11 @@ fn start_log(plan: &Plan, life: Life) -> Result<(), CliError> {
 fn open(plan: &Plan, passphrase: Option<Zeroizing<String>>) -> Result<Fs, CliError> {
     let unlock = Unlock { kms_dir: plan.options.key.kms_dir.clone(), passphrase };
     let keyring = keys::open_vault(&plan.vault, &unlock)?;
-    let options = fs::Options { read_only: plan.options.read_only, shared: plan.options.shared };
+    let options = fs::Options {
+        read_only: plan.options.read_only,
+        shared: plan.options.shared,
+        no_atime: plan.options.no_atime,
+    };
     Fs::open(&plan.vault, keyring, options).map_err(|e| match e {
         FsError::Busy => CliError::InUse(plan.vault.clone()),
         other => CliError::Top(plan.vault.clone(), other),

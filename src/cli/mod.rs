@@ -41,6 +41,11 @@ use exit::Exit;
 pub fn main() -> ExitCode {
     harden::early();
     let argv = mount_options::rewrite(std::env::args_os().collect());
+    if let [_, name, mount_point] = argv.as_slice()
+        && name == guardian::NAME
+    {
+        return guardian::run(mount_point.into()).into();
+    }
     let cli = match Cli::try_parse_from(&argv) {
         Ok(cli) => cli,
         Err(e) => {
@@ -73,7 +78,6 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),
-        Command::Guardian(args) => guardian::run(&args),
     }
 }
 

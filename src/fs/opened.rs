@@ -179,6 +179,9 @@ impl Fs {
             (false, false) => Want::Read,
         };
         let (file, writable) = access::open_content(&anchor, want)?;
+        if self.options.no_atime {
+            access::leave_atime(&file);
+        }
         let lower = Arc::new(DiskFile(file));
         let content = content::File::open(Box::new(Arc::clone(&lower)), keys)?;
         let file = Arc::new(OpenFile::new(content, lower, writable));

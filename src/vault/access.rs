@@ -46,6 +46,13 @@ pub fn lent<T>(fd: impl AsFd, bits: u32, op: impl Fn() -> Result<T>) -> Result<T
     Ok(value)
 }
 
+/// From now on reading through `file` leaves its access time alone, where this user may ask for that (his own file,
+/// or a capability).
+pub fn leave_atime(file: impl AsFd) {
+    let _ = rustix::fs::fcntl_getfl(&file)
+        .and_then(|flags| rustix::fs::fcntl_setfl(&file, flags | OFlags::NOATIME));
+}
+
 /// How a content file shall be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Want {

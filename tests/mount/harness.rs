@@ -203,9 +203,23 @@ impl Mount<'_> {
         &self.vault.mnt
     }
 
+    /// Process id of the daemon.
+    pub(crate) fn daemon_id(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// Unmounts as a user does, and waits for the daemon: it must end with success.
     pub(crate) fn unmount(mut self) {
         run(&mut envelopefs(["umount", text(&self.vault.mnt)]));
+        self.await_end();
+    }
+
+    /// Waits for the daemon, which was told to end: it must end with success.
+    pub(crate) fn wait(mut self) {
+        self.await_end();
+    }
+
+    fn await_end(&mut self) {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.daemon.try_wait().unwrap() {

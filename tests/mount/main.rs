@@ -9,6 +9,7 @@ mod diff;
 mod faults;
 mod frozen;
 mod harness;
+mod lifecycle;
 mod memory;
 mod options;
 mod posix;

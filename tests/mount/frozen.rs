@@ -74,7 +74,8 @@ fn pack(top: &Path) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut waiting = vec![PathBuf::new()];
     while let Some(dir) = waiting.pop() {
-        let mut names: Vec<_> = fs::read_dir(top.join(&dir)).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(top.join(&dir)).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         for name in names {
             let inner = dir.join(name);

@@ -5,7 +5,7 @@ use super::groups::Entries;
 use super::span::{Part, Span, spans};
 use super::{Fault, Result};
 use crate::format::layout::{BLOCK, BlockIndex};
-use crate::pipeline::{self, Piece};
+use crate::pipeline::{self, BLOCKS_PER_PART, Piece};
 
 impl File {
     /// Reads into `buf` from `offset`; short only at the end of the file.
@@ -34,11 +34,30 @@ impl File {
     }
 
     /// Reads within one group. The slot is held until the blocks are open: a writer changes a block and its
-    /// entry under the same slot.
+    /// entry under the same slot. A long stretch is shared out in parts that stay in a core's cache from the
+    /// read to the opening.
     fn read_span(&self, span: Span, buf: &mut [u8]) -> Result<()> {
         let guard = self.entries(span.group)?;
         let entries = guard.as_ref().expect("`entries` loads the slot before it gives the guard");
         let len = self.len();
+        let mut parts = Vec::new();
+        let mut rest = buf;
+        for stretch in span.stretches(BLOCKS_PER_PART) {
+            let (out, behind) = std::mem::take(&mut rest).split_at_mut(stretch.len());
+            rest = behind;
+            parts.push((stretch, out));
+        }
+        let outcome = parking_lot::Mutex::new(Ok(()));
+        pipeline::share(parts, |(stretch, out)| {
+            if let Err(e) = self.read_stretch(*stretch, entries, len, out) {
+                *outcome.lock() = Err(e);
+            }
+        });
+        outcome.into_inner()
+    }
+
+    /// Fetches and opens some blocks of a group.
+    fn read_stretch(&self, span: Span, entries: &Entries, len: u64, buf: &mut [u8]) -> Result<()> {
         self.fetch_runs(span, entries, len, buf)?;
         let mut pieces = Vec::with_capacity(span.blocks());
         let mut rest = buf;
@@ -56,7 +75,7 @@ impl File {
                 out.copy_from_slice(&plain[part.range]);
             }
         }
-        pipeline::open(self.keys(), &mut pieces);
+        pipeline::open_here(self.keys(), &mut pieces);
         match pieces.iter().find(|p| p.failed) {
             Some(piece) => Err(Fault::Block(piece.index).into()),
             None => Ok(()),

@@ -44,6 +44,17 @@ impl Span {
         (self.end.div_ceil(BLOCK_U64) - self.start / BLOCK_U64) as usize
     }
 
+    /// Cuts the span into spans of at most `blocks` blocks, in order.
+    pub(super) fn stretches(self, blocks: usize) -> impl Iterator<Item = Self> {
+        let step = blocks as u64 * BLOCK_U64;
+        let mut at = self.start;
+        std::iter::from_fn(move || {
+            let start = at;
+            at = self.end.min((at - at % BLOCK_U64) + step);
+            (start < at).then_some(Self { start, end: at, ..self })
+        })
+    }
+
     /// The parts, in order.
     pub(super) fn parts(self) -> impl Iterator<Item = Part> {
         (self.start / BLOCK_U64..self.end.div_ceil(BLOCK_U64)).map(move |index| {
@@ -67,6 +78,9 @@ mod tests {
             for span in spans(start, end) {
                 assert_eq!(span.start, at);
                 assert_eq!(span.parts().count(), span.blocks());
+                let cut: Vec<_> = span.stretches(3).collect();
+                assert!(cut.iter().all(|s| s.blocks() <= 3 && s.len() > 0));
+                assert!(cut.iter().flat_map(|s| s.parts()).eq(span.parts()));
                 for part in span.parts() {
                     assert_eq!(part.block.plain_start() + part.range.start as u64, at);
                     assert_eq!(part.block.group(), span.group);

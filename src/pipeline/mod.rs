@@ -14,7 +14,7 @@ pub use pool::Pool;
 
 /// Blocks in one part of a split request: long enough (about 40 us of sealing) to hide waking a worker, short
 /// enough that a 1 MiB request still feeds eight.
-const BLOCKS_PER_PART: usize = 32;
+pub const BLOCKS_PER_PART: usize = 32;
 
 /// One block and where it belongs. Sealing fills `entry` (its nonce is set by the caller); opening reads it.
 #[derive(Debug)]
@@ -64,18 +64,33 @@ pub fn open(keys: &FileKeys, pieces: &mut [Piece<'_>]) {
     each(pieces, |piece| piece.open(keys));
 }
 
+/// As [`open`], on this thread alone: for a caller that shares the work out in parts of its own.
+pub fn open_here(keys: &FileKeys, pieces: &mut [Piece<'_>]) {
+    pieces.iter_mut().for_each(|piece| piece.open(keys));
+}
+
 fn each(pieces: &mut [Piece<'_>], work: impl Fn(&mut Piece<'_>) + Sync) {
     if pieces.len() <= BLOCKS_PER_PART {
         pieces.iter_mut().for_each(work);
         return;
     }
+    share(pieces.chunks_mut(BLOCKS_PER_PART).collect(), |part| part.iter_mut().for_each(&work));
+}
+
+/// Does the work of every part, on this thread and on workers that are free. A single part stays here.
+pub fn share<T: Send>(parts: Vec<T>, work: impl Fn(&mut T) + Sync) {
     // One lock a part, taken once by whoever runs it: the borrow checker's proof that parts do not overlap.
-    let parts: Vec<_> = pieces.chunks_mut(BLOCKS_PER_PART).map(parking_lot::Mutex::new).collect();
-    Pool::shared().run(parts.len(), &|i| {
+    let parts: Vec<_> = parts.into_iter().map(parking_lot::Mutex::new).collect();
+    let run = |i: usize| {
         if let Some(part) = parts.get(i) {
-            part.lock().iter_mut().for_each(&work);
+            work(&mut part.lock());
         }
-    });
+    };
+    match parts.len() {
+        0 => {}
+        1 => run(0),
+        many => Pool::shared().run(many, &run),
+    }
 }
 
 #[cfg(test)]

@@ -125,6 +125,16 @@ impl File {
         Ok(self.lower().sync(data_only)?)
     }
 
+    /// Whether the lower file was found longer than the authenticated length needs: what `stat` of it tells is wrong.
+    pub fn is_overlong(&self) -> bool {
+        self.overlong.load(Ordering::Relaxed)
+    }
+
+    /// Cuts what a crash left behind the end of the lower file, which is open for writing.
+    pub fn mend(&self) -> Result<()> {
+        self.change_gate().map(drop)
+    }
+
     pub(super) fn set_plain_len(&self, len: u64) {
         self.plain_len.store(len, Ordering::Release);
     }
@@ -156,7 +166,7 @@ impl File {
     /// Cuts what a crash or a failed write left behind the end, so that `stat` of the lower file tells the length
     /// again. Under the exclusive gate.
     pub(super) fn mend_length(&self) -> Result<()> {
-        if self.overlong.load(Ordering::Relaxed) {
+        if self.is_overlong() {
             let len = self.len();
             self.lower().set_len(disk_len(len))?;
             self.groups.truncate(GroupIndex::of(len.saturating_sub(1)));

@@ -56,7 +56,7 @@ impl File {
         let source = Source::Bytes(data, offset);
         {
             let form = self.gate.read();
-            if matches!(*form, Form::Grouped) && self.keeps_blocks_whole(offset, end) {
+            if matches!(*form, Form::Grouped) && !self.is_overlong() && self.keeps_blocks_whole(offset, end) {
                 let done = self.put(offset, end, source);
                 if done.is_ok() {
                     return done;

@@ -5,8 +5,9 @@
 cd "$REPO"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 work_dir
-# Tests mount below here; what a killed test left mounted is taken away at exit.
-export TMPDIR=$WORK
+# Tests mount below here, also as ordinary users; what a killed test left mounted is taken away at exit.
+export TMPDIR=$WORK/tmp
+mkdir -m 1777 "$TMPDIR"
 failed_steps=0
 
 step() {

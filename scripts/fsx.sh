@@ -44,20 +44,24 @@ mix 0 > "$WORK/plain.toml"; mix 10 > "$WORK/mmap.toml"
 # And files that keep crossing the inline limit.
 mix 5 | sed -e 's/^flen.*/flen = 12288/' -e 's/^max.*/max = 6000/' > "$WORK/small.toml"
 
-bad=0
 # run MIX SEED [direct]   O_DIRECT at any offset and length: FUSE and tmpfs take that, disk filesystems want alignment.
 run() {
-  local name=$1${3:+-$3} seed=$2 file=$DIR/$1-$2 started=$SECONDS
+  local name=$1${3:+-$3} seed=$2 started=$SECONDS
+  local file=$DIR/$name-$seed log=$WORK/$name-$seed.log
   if LD_PRELOAD=${3:+$WORK/direct.so} FSX_DIRECT=$file \
-    "$FSX" -q -P "$WORK" -N "$OPS" -S "$seed" -f "$WORK/$1.toml" "$file" > "$WORK/log" 2>&1; then
+    "$FSX" -q -P "$WORK" -N "$OPS" -S "$seed" -f "$WORK/$1.toml" "$file" > "$log" 2>&1; then
     printf '%-14s seed %-10s %s operations, no difference (%d s)\n' "$name" "$seed" "$OPS" $((SECONDS - started))
   else
-    printf '%-14s seed %-10s FAILED\n' "$name" "$seed"; tail -n 12 "$WORK/log"; bad=$((bad + 1))
+    printf '%-14s seed %-10s FAILED\n' "$name" "$seed"; tail -n 12 "$log"; echo "$name $seed" >> "$WORK/failed"
   fi
   rm -f "$file"
 }
+: > "$WORK/failed"
+# The seeds beside each other: more than one file at work at a time.
 for seed in $SEEDS; do
-  for name in plain mmap small; do run "$name" "$seed"; run "$name" "$seed" direct; done
+  (trap - EXIT; for name in plain mmap small; do run "$name" "$seed"; run "$name" "$seed" direct; done) &
 done
+wait
+bad=$(wc -l < "$WORK/failed")
 echo "failed: $bad"
 [ "$bad" = 0 ]

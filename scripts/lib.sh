@@ -39,6 +39,8 @@ need_fuse() {
   need fusermount3:fuse3
   [ -e /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
   [ -e /dev/fuse ] || die "/dev/fuse is missing: this kernel or container offers no FUSE"
+  # What udev gives it; without udev (containers, small machines) ordinary users could not mount.
+  [ "$(stat -c %a /dev/fuse)" = 666 ] || as_root chmod 666 /dev/fuse || true
 }
 
 # Cleanup: the last registered runs first.

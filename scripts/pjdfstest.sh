@@ -12,6 +12,8 @@ else
   need_fuse
   build_release
   mount_new "$WORK" allow_other,suid,dev
+  # A new vault's top is its owner's alone; the suite comes as other users too.
+  chmod 755 "$WORK/mnt"
   DIR=$WORK/mnt/pjdfstest
   mkdir "$DIR"
 fi

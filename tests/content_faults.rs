@@ -1,6 +1,8 @@
 //! The n-th call into the lower filesystem fails, for every n of a growing file: the caller hears of it, what was
 //! there stays readable, and a later retry succeeds.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};

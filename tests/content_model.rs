@@ -1,5 +1,7 @@
 //! Random operations on an encrypted file against a plain byte vector, with reopening, without a mount.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 

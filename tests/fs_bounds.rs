@@ -4,21 +4,28 @@
 
 mod fs_support;
 
-use fs_support::{ROOT, TOP, Vault, get, put};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fs_support::{ROOT, TOP, Vault, errno, get, put};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Descriptors of this test process, far below what it knows.
 const DESCRIPTORS: u64 = 512;
 
-fn few_descriptors() {
+/// The tests of this process share its descriptors, so they take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn few_descriptors() -> MutexGuard<'static, ()> {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
     setrlimit(Resource::Nofile, limit).unwrap();
+    turn
 }
 
 /// Twenty thousand known inodes in a thousand directories are all at hand with 512 descriptors.
 #[test]
 fn known_inodes_need_no_descriptors() {
-    few_descriptors();
+    let _turn = few_descriptors();
     let vault = Vault::new();
     let fs = vault.open();
     let mut known = Vec::new();
@@ -48,4 +55,29 @@ fn known_inodes_need_no_descriptors() {
     for ino in known.iter().chain(&files) {
         assert_eq!(fs.getattr(*ino).unwrap().ino, *ino);
     }
+}
+
+/// Open files may take nearly all descriptors: directories at hand make room. Beyond that opening is refused, and
+/// goes on when something was closed.
+#[test]
+fn open_files_push_directories_out() {
+    let _turn = few_descriptors();
+    let vault = Vault::new();
+    let fs = vault.open();
+    let mut files = Vec::new();
+    for d in 0..600 {
+        let dir = fs.mkdir(&ROOT, TOP, format!("d{d}").as_bytes(), 0o755).unwrap().attr.ino;
+        files.push(put(&fs, dir, b"f", b"x").attr.ino);
+    }
+    let mut handles = Vec::new();
+    let refused = loop {
+        match fs.open_file(files[handles.len()], libc::O_RDWR) {
+            Ok(fh) => handles.push(fh),
+            refused => break errno(refused),
+        }
+    };
+    assert_eq!(refused, libc::EMFILE);
+    assert!(handles.len() as u64 > DESCRIPTORS * 3 / 4, "{} files opened", handles.len());
+    handles.drain(..10).for_each(|fh| fs.release(fh));
+    fs.open_file(files[599], libc::O_RDWR).unwrap();
 }

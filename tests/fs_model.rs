@@ -416,7 +416,7 @@ impl Pair {
             }
             _ => {}
         }
-        let mut value = vec![0; 100];
+        let mut value = [0; 100];
         let theirs = rustix::fs::lgetxattr(path, "user.test", &mut value[..]);
         match (self.fs.getxattr(ours.ino, b"user.test"), theirs) {
             (Ok(ours), Ok(len)) => assert_eq!(ours, value[..len]),

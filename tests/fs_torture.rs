@@ -36,7 +36,7 @@ fn work_on_files(fs: &Fs, dirs: &[Ino], mine: usize) {
     let mut state = 77 + mine as u64;
     let content = |generation: usize| format!("{mine}/{generation}").into_bytes();
     let name = |n: usize| {
-        if n % 5 == 0 {
+        if n.is_multiple_of(5) {
             vec![b'0' + u8::try_from(mine).unwrap(); 201 + n]
         } else {
             format!("{mine}-{n}").into_bytes()

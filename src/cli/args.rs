@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::bench::BenchArgs;
 use super::kms::KmsArgs;
 use super::secrets::KeyArgs;
 
@@ -34,13 +35,12 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Works on the keys of the embedded KMS.
     Kms(KmsArgs),
+    /// Measures.
+    Bench(BenchArgs),
     /// Prints a completion script for a shell.
     Completions(CompletionsArgs),
     /// Writes the man pages into a directory.
     Man(ManArgs),
-    /// Unmounts when the daemon asks or dies.
-    #[command(name = "guardian", hide = true)]
-    Guardian(GuardianArgs),
 }
 
 #[derive(Debug, Args)]
@@ -173,10 +173,4 @@ pub(super) struct CompletionsArgs {
 pub(super) struct ManArgs {
     /// Directory for the pages; made if missing.
     pub(super) dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct GuardianArgs {
-    /// What to unmount.
-    pub(super) mount_point: PathBuf,
 }

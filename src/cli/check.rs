@@ -116,7 +116,7 @@ fn print(report: &Report) {
         if report.faults.is_empty() {
             "no fault".to_owned()
         } else {
-            format!("{} faults", report.faults.len())
+            format!("{} fault{}", report.faults.len(), if report.faults.len() == 1 { "" } else { "s" })
         }
     );
 }

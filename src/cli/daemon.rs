@@ -91,7 +91,11 @@ fn start_log(plan: &Plan, life: Life) -> Result<(), CliError> {
 fn open(plan: &Plan, passphrase: Option<Zeroizing<String>>) -> Result<Fs, CliError> {
     let unlock = Unlock { kms_dir: plan.options.key.kms_dir.clone(), passphrase };
     let keyring = keys::open_vault(&plan.vault, &unlock)?;
-    let options = fs::Options { read_only: plan.options.read_only, shared: plan.options.shared };
+    let options = fs::Options {
+        read_only: plan.options.read_only,
+        shared: plan.options.shared,
+        no_atime: plan.options.no_atime,
+    };
     Fs::open(&plan.vault, keyring, options).map_err(|e| match e {
         FsError::Busy => CliError::InUse(plan.vault.clone()),
         other => CliError::Top(plan.vault.clone(), other),
@@ -157,7 +161,11 @@ fn serve(mounted: Mounted, guardian: &mut Guardian, wishes: &Receiver<i32>) -> s
     loop {
         select! {
             recv(ended) -> result => {
-                return result.unwrap_or_else(|_| Err(std::io::Error::other("the event loops are gone")));
+                let result = result.unwrap_or_else(|_| Err(std::io::Error::other("the event loops are gone")));
+                if result.is_ok() {
+                    let _ = guardian.gone();
+                }
+                return result;
             }
             recv(wishes) -> signal => {
                 info!("signal {}: unmounting", signal.unwrap_or(0));

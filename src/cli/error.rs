@@ -25,6 +25,8 @@ pub(super) enum CliError {
     Key(KeyError),
     /// A `kms` command, or the store of the embedded KMS.
     Kms(Box<dyn std::error::Error>),
+    /// A measurement.
+    Bench(crate::bench::BenchError),
     /// A mount point that cannot be used.
     MountPoint(PathBuf, MountPointFault),
     /// FUSE.
@@ -84,6 +86,7 @@ impl CliError {
             Self::Content(_, ContentError::Damaged(_)) => Exit::Faults,
             Self::Usage(_) => Exit::Usage,
             Self::Daemon(_)
+            | Self::Bench(_)
             | Self::Top(..)
             | Self::Io(..)
             | Self::Content(..)
@@ -199,6 +202,7 @@ impl fmt::Display for CliError {
             Self::Top(dir, e) => write!(f, "{}: {e}", dir.display()),
             Self::Key(e) => e.fmt(f),
             Self::Kms(e) => e.fmt(f),
+            Self::Bench(e) => e.fmt(f),
             Self::MountPoint(path, fault) => write!(f, "{}: {fault}", path.display()),
             Self::Mount(path, e) => write!(f, "{}: {e}", path.display()),
             Self::Daemon(code) => write!(f, "the background process ended with status {code}"),

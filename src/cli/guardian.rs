@@ -8,11 +8,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crossbeam::channel::{Receiver, bounded};
 
-use super::args::GuardianArgs;
-use super::error::CliError;
 use super::exit::Exit;
 use super::{signals, umount};
 use crate::fuse::{DeviceNumber, mountinfo};
+
+/// First argument of the process. It is no command: help, completions and man pages do not know it.
+pub(super) const NAME: &str = "guardian";
 
 /// The daemon's end of the pipe.
 pub(super) struct Guardian {
@@ -34,7 +35,7 @@ impl Guardian {
     /// Starts the process.
     pub(super) fn start(mount_point: &Path) -> io::Result<Self> {
         let mut child = Command::new(program())
-            .arg("guardian")
+            .arg(NAME)
             .arg(mount_point)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))
@@ -69,6 +70,11 @@ impl Guardian {
         self.say(&format!("mounted {device}"))
     }
 
+    /// Tells that the mount is gone: from now on the same mount point and device number are another mount's.
+    pub(super) fn gone(&mut self) -> io::Result<()> {
+        self.say("gone")
+    }
+
     /// Asks to unmount.
     pub(super) fn unmount(&mut self) -> io::Result<()> {
         self.say("unmount")
@@ -84,14 +90,15 @@ pub(super) fn program() -> PathBuf {
 }
 
 /// The process itself.
-pub(super) fn run(args: &GuardianArgs) -> Result<Exit, CliError> {
+pub(super) fn run(mount_point: PathBuf) -> Exit {
     signals::ignore();
     // Out of the terminal's reach: its Ctrl-C and its end concern the daemon.
     let _ = rustix::process::setsid();
-    let mut guarded = Guarded { mount_point: args.mount_point.clone(), device: None };
+    let mut guarded = Guarded { mount_point, device: None };
     for line in BufReader::new(io::stdin()).lines() {
         match line.as_deref().map(|l| l.split_once(' ').unwrap_or((l, ""))) {
             Ok(("mounted", device)) => guarded.device = Some(device.to_owned()),
+            Ok(("gone", _)) => guarded.device = None,
             Ok(("unmount", _)) => {
                 guarded.unmount();
                 println!("unmounted");
@@ -101,7 +108,7 @@ pub(super) fn run(args: &GuardianArgs) -> Result<Exit, CliError> {
         }
     }
     guarded.detach();
-    Ok(Exit::Ok)
+    Exit::Ok
 }
 
 struct Guarded {

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod bench;
 mod check;
 mod daemon;
 mod docs;
@@ -40,6 +41,11 @@ use exit::Exit;
 pub fn main() -> ExitCode {
     harden::early();
     let argv = mount_options::rewrite(std::env::args_os().collect());
+    if let [_, name, mount_point] = argv.as_slice()
+        && name == guardian::NAME
+    {
+        return guardian::run(mount_point.into()).into();
+    }
     let cli = match Cli::try_parse_from(&argv) {
         Ok(cli) => cli,
         Err(e) => {
@@ -69,9 +75,9 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
         Command::Kms(args) => {
             kms::run(&args, &|| args_passphrase(&args)).map_err(CliError::Kms).map(|()| Exit::Ok)
         }
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),
-        Command::Guardian(args) => guardian::run(&args),
     }
 }
 

@@ -49,7 +49,9 @@ pub(super) enum SandboxError {
 pub(super) fn enter(writable: &[&Path], readable: &[&Path]) -> Result<Active, SandboxError> {
     harden::no_new_privileges();
     let status = landlock(writable, readable)?;
-    seccompiler::apply_filter_all_threads(&seccomp::filter()?)?;
+    for filter in seccomp::filters()? {
+        seccompiler::apply_filter_all_threads(&filter)?;
+    }
     Ok(Active { landlock: in_words(status.ruleset), seccomp: true })
 }
 

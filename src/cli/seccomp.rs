@@ -7,133 +7,44 @@ use seccompiler::{
 };
 
 /// Files of the vault and of the key store, and the FUSE device.
+#[rustfmt::skip]
 const FILES: &[i64] = &[
-    libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_pread64,
-    libc::SYS_preadv,
-    libc::SYS_preadv2,
-    libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_pwrite64,
-    libc::SYS_pwritev,
-    libc::SYS_pwritev2,
-    libc::SYS_openat,
-    libc::SYS_openat2,
-    libc::SYS_close,
-    libc::SYS_close_range,
-    libc::SYS_dup,
-    libc::SYS_dup3,
-    libc::SYS_fcntl,
-    libc::SYS_flock,
-    libc::SYS_lseek,
-    libc::SYS_fsync,
-    libc::SYS_fdatasync,
-    libc::SYS_sync_file_range,
-    libc::SYS_syncfs,
-    libc::SYS_ftruncate,
-    libc::SYS_truncate,
-    libc::SYS_fallocate,
-    libc::SYS_fadvise64,
-    libc::SYS_copy_file_range,
-    libc::SYS_statx,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_fstatfs,
-    libc::SYS_statfs,
-    libc::SYS_getdents64,
-    libc::SYS_readlinkat,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_name_to_handle_at,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_pipe2,
+    libc::SYS_read, libc::SYS_readv, libc::SYS_pread64, libc::SYS_preadv, libc::SYS_preadv2,
+    libc::SYS_write, libc::SYS_writev, libc::SYS_pwrite64, libc::SYS_pwritev, libc::SYS_pwritev2,
+    libc::SYS_openat, libc::SYS_openat2, libc::SYS_close, libc::SYS_close_range, libc::SYS_dup, libc::SYS_dup3,
+    libc::SYS_fcntl, libc::SYS_flock, libc::SYS_lseek, libc::SYS_fsync, libc::SYS_fdatasync,
+    libc::SYS_sync_file_range, libc::SYS_syncfs, libc::SYS_ftruncate, libc::SYS_truncate, libc::SYS_fallocate,
+    libc::SYS_fadvise64, libc::SYS_copy_file_range, libc::SYS_statx, libc::SYS_fstat, libc::SYS_newfstatat,
+    libc::SYS_fstatfs, libc::SYS_statfs, libc::SYS_getdents64, libc::SYS_readlinkat, libc::SYS_faccessat,
+    libc::SYS_faccessat2, libc::SYS_name_to_handle_at, libc::SYS_open_by_handle_at, libc::SYS_pipe2,
 ];
 
 /// Names and attributes.
+#[rustfmt::skip]
 const NAMES: &[i64] = &[
-    libc::SYS_mkdirat,
-    libc::SYS_mknodat,
-    libc::SYS_symlinkat,
-    libc::SYS_linkat,
-    libc::SYS_unlinkat,
-    libc::SYS_renameat,
-    libc::SYS_renameat2,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_utimensat,
-    libc::SYS_getxattr,
-    libc::SYS_lgetxattr,
-    libc::SYS_fgetxattr,
-    libc::SYS_setxattr,
-    libc::SYS_lsetxattr,
-    libc::SYS_fsetxattr,
-    libc::SYS_listxattr,
-    libc::SYS_llistxattr,
-    libc::SYS_flistxattr,
-    libc::SYS_removexattr,
-    libc::SYS_lremovexattr,
-    libc::SYS_fremovexattr,
-    libc::SYS_umask,
-    libc::SYS_getcwd,
+    libc::SYS_mkdirat, libc::SYS_mknodat, libc::SYS_symlinkat, libc::SYS_linkat, libc::SYS_unlinkat,
+    libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchmodat2,
+    libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_utimensat, libc::SYS_getxattr, libc::SYS_lgetxattr,
+    libc::SYS_fgetxattr, libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr, libc::SYS_listxattr,
+    libc::SYS_llistxattr, libc::SYS_flistxattr, libc::SYS_removexattr, libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr, libc::SYS_umask, libc::SYS_getcwd,
 ];
 
 /// Memory, threads, time, the process itself. Giving a new inode to its caller needs the filesystem ids.
+#[rustfmt::skip]
 const PROCESS: &[i64] = &[
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_mprotect,
-    libc::SYS_madvise,
-    libc::SYS_brk,
-    libc::SYS_mlock,
-    libc::SYS_mlock2,
-    libc::SYS_munlock,
-    libc::SYS_clone3,
-    libc::SYS_set_robust_list,
-    libc::SYS_rseq,
-    libc::SYS_futex,
-    libc::SYS_set_tid_address,
-    libc::SYS_gettid,
-    libc::SYS_getpid,
-    libc::SYS_getuid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getegid,
-    libc::SYS_getgroups,
-    libc::SYS_setfsuid,
-    libc::SYS_setfsgid,
-    libc::SYS_sched_yield,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_getcpu,
-    libc::SYS_nanosleep,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_getres,
-    libc::SYS_gettimeofday,
-    libc::SYS_getrandom,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
-    libc::SYS_ppoll,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_getrusage,
-    libc::SYS_sysinfo,
-    libc::SYS_uname,
-    libc::SYS_membarrier,
-    libc::SYS_prlimit64,
-    libc::SYS_tgkill,
-    libc::SYS_capget,
+    libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk,
+    libc::SYS_mlock, libc::SYS_mlock2, libc::SYS_munlock, libc::SYS_clone3, libc::SYS_set_robust_list,
+    libc::SYS_rseq, libc::SYS_futex, libc::SYS_set_tid_address, libc::SYS_gettid, libc::SYS_getpid,
+    libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid, libc::SYS_getgroups,
+    libc::SYS_setfsuid, libc::SYS_setfsgid, libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_getcpu,
+    libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_clock_gettime, libc::SYS_clock_getres,
+    libc::SYS_gettimeofday, libc::SYS_getrandom, libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn, libc::SYS_rt_sigtimedwait, libc::SYS_sigaltstack, libc::SYS_restart_syscall,
+    libc::SYS_ppoll, libc::SYS_exit, libc::SYS_exit_group, libc::SYS_getrusage, libc::SYS_sysinfo,
+    libc::SYS_uname, libc::SYS_membarrier, libc::SYS_prlimit64, libc::SYS_tgkill, libc::SYS_capget,
     // The guardian is a child, and is waited for.
-    libc::SYS_wait4,
-    libc::SYS_waitid,
+    libc::SYS_wait4, libc::SYS_waitid,
 ];
 
 /// The log daemon's socket.
@@ -141,35 +52,35 @@ const SYSLOG: &[i64] = &[libc::SYS_connect, libc::SYS_sendto, libc::SYS_getsocko
 
 /// Older spellings of the calls above, which libraries still use on x86-64.
 #[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
 const ARCH: &[i64] = &[
-    libc::SYS_open,
-    libc::SYS_stat,
-    libc::SYS_lstat,
-    libc::SYS_access,
-    libc::SYS_readlink,
-    libc::SYS_mkdir,
-    libc::SYS_rmdir,
-    libc::SYS_unlink,
-    libc::SYS_rename,
-    libc::SYS_link,
-    libc::SYS_symlink,
-    libc::SYS_mknod,
-    libc::SYS_chmod,
-    libc::SYS_dup2,
-    libc::SYS_poll,
-    libc::SYS_time,
-    libc::SYS_arch_prctl,
+    libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_mkdir,
+    libc::SYS_rmdir, libc::SYS_unlink, libc::SYS_rename, libc::SYS_link, libc::SYS_symlink, libc::SYS_mknod,
+    libc::SYS_chmod, libc::SYS_dup2, libc::SYS_poll, libc::SYS_time, libc::SYS_arch_prctl,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const ARCH: &[i64] = &[];
 
 /// `FUSE_DEV_IOC_CLONE`: an event loop's own descriptor.
 const FUSE_DEV_IOC_CLONE: u64 = 0x8004_e500;
-/// `BLKGETSIZE64` and friends are not needed; `FICLONE` shares extents between lower files.
+/// Shares extents between lower files.
 const FICLONERANGE: u64 = 0x4020_940d;
 
-/// The filter as the kernel takes it.
-pub(super) fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+/// The filters as the kernel takes them, in the order of their installation.
+pub(super) fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+    Ok([no_clone3()?, allowed()?])
+}
+
+/// `clone3` hides its flags behind a pointer, so no filter can tell a thread from a process: it answers as on a kernel
+/// without it, and glibc takes `clone`.
+fn no_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
+    let rules = BTreeMap::from([(libc::SYS_clone3, vec![])]);
+    let errno = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?.try_into()
+}
+
+fn allowed() -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules = BTreeMap::new();
     for call in [FILES, NAMES, PROCESS, SYSLOG, ARCH].concat() {
         rules.insert(call, vec![]);
@@ -178,7 +89,7 @@ pub(super) fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(libc::SYS_socket, vec![argument_is(0, libc::AF_UNIX.unsigned_abs().into())?]);
     // A umask of its own for each event loop.
     rules.insert(libc::SYS_unshare, vec![argument_is(0, libc::CLONE_FS.unsigned_abs().into())?]);
-    // Threads only: a new process would need none of these flags. glibc falls back to clone where clone3 is not.
+    // Threads only.
     let thread = libc::CLONE_THREAD.unsigned_abs().into();
     let is_thread =
         SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), thread)?;

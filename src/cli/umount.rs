@@ -20,7 +20,9 @@ use crate::vault::lock::LOCK_FILE;
 
 /// After this long a waiting person is told what for.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two looks at the lock.
+/// This long a mount may be in use before `umount` gives up.
+const BRIEFLY: Duration = Duration::from_secs(1);
+/// Between two looks at the lock, or two tries.
 const STEP: Duration = Duration::from_millis(10);
 
 pub(super) fn run(args: &UmountArgs) -> Result<Exit, CliError> {
@@ -30,11 +32,23 @@ pub(super) fn run(args: &UmountArgs) -> Result<Exit, CliError> {
     let Some(mount) = mounts.into_iter().rev().find(ours) else {
         return Err(CliError::NotMounted(args.mount_point.clone()));
     };
-    unmount(&path, args.lazy)?;
+    unmount_patiently(&path, args.lazy)?;
     if args.lazy {
         return Ok(Exit::Ok);
     }
     await_quiet(&mount.source, Duration::from_secs(args.timeout))
+}
+
+/// As [`unmount`], trying again for a moment while it is in use: a file that was just closed, a process that is just
+/// starting and still holds its parent's files.
+fn unmount_patiently(path: &Path, lazy: bool) -> Result<(), CliError> {
+    let begin = Instant::now();
+    loop {
+        match unmount(path, lazy) {
+            Err(CliError::Busy(_)) if begin.elapsed() < BRIEFLY => std::thread::sleep(STEP),
+            done => return done,
+        }
+    }
 }
 
 /// Unmounts: as root by the system call, else through fusermount3.

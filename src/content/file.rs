@@ -34,6 +34,8 @@ pub struct File {
     groups: Groups,
     /// The lower file was found longer than it should be: a crash. Cut before the first change.
     overlong: AtomicBool,
+    /// Length of the lower file when it was opened and found overlong; 0 otherwise, and once it was cut.
+    found: AtomicU64,
 }
 
 impl std::fmt::Debug for File {
@@ -69,7 +71,10 @@ impl File {
         if disk < expected {
             return Err(Fault::Cut { found: disk, expected }.into());
         }
-        file.overlong.store(disk > expected, Ordering::Relaxed);
+        if disk > expected {
+            file.overlong.store(true, Ordering::Relaxed);
+            file.found.store(disk, Ordering::Relaxed);
+        }
         Ok(file)
     }
 
@@ -106,12 +111,19 @@ impl File {
             plain_len: AtomicU64::new(len),
             groups: Groups::new(),
             overlong: AtomicBool::new(false),
+            found: AtomicU64::new(0),
         }
     }
 
     /// Puts a writable lower file in the place of one opened read-only.
     pub fn replace_lower(&self, lower: Box<dyn LowerFile>) {
         *self.lower.write() = Arc::from(lower);
+    }
+
+    /// Length of the lower file as it was opened, where that was longer than it should be and nobody has cut it since:
+    /// whoever judged the file by that length was misled.
+    pub fn found_overlong(&self) -> Option<u64> {
+        Some(self.found.load(Ordering::Relaxed)).filter(|found| *found != 0)
     }
 
     /// Authenticated length in bytes.
@@ -171,6 +183,7 @@ impl File {
             self.lower().set_len(disk_len(len))?;
             self.groups.truncate(GroupIndex::of(len.saturating_sub(1)));
             self.overlong.store(false, Ordering::Relaxed);
+            self.found.store(0, Ordering::Relaxed);
         }
         Ok(())
     }

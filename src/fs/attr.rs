@@ -17,7 +17,7 @@ const BLKSIZE: u32 = 4096;
 
 /// Plaintext length of a lower file. A length that no whole file has (damage, or a crash) gives the nearest one;
 /// opening the file tells which it is.
-fn plain_len(disk_len: u64) -> u64 {
+pub(super) fn plain_len(disk_len: u64) -> u64 {
     let nearest = || match disk_len {
         n if n <= BLOCK_U64 => n.saturating_sub(INLINE_HEAD as u64),
         n => n.saturating_sub(n.div_ceil(GROUP_DISK) * BLOCK_U64),

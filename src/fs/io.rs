@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
+use super::attr::plain_len;
 use super::make::writes;
 use super::opened::Held;
 use super::{Fs, Ino, Result};
@@ -81,6 +82,14 @@ impl Fs {
     /// Makes a file durable.
     pub fn fsync(&self, fh: u64, data_only: bool) -> Result<()> {
         Ok(self.files.get(fh)?.file.content.sync(data_only)?)
+    }
+
+    /// Where the lower file was longer than its authenticated length when it was opened (a crash, or an attack): the
+    /// length that `getattr` and `lookup` gave before, and the true one.
+    pub fn misled(&self, fh: u64) -> Option<(u64, u64)> {
+        let held = self.files.get(fh).ok()?;
+        let found = held.file.content.found_overlong()?;
+        Some((plain_len(found), held.file.content.len()))
     }
 
     /// Whether some handle of the inode is open for writing (the kernel may hold dirty pages of it).

@@ -31,7 +31,10 @@ impl Fs {
     pub fn opendir(&self, ino: Ino) -> Result<u64> {
         let inode = self.inode(ino)?;
         let dir = self.dir(ino)?;
-        let listing = Mutex::new(Listing::new(entry::open_dir_read(&*dir, self.options.read_only)?));
+        let listing = Mutex::new(Listing::new(entry::open_dir_read(
+            &*dir,
+            self.options.read_only || self.options.no_atime,
+        )?));
         Ok(self.listings.put(OpenListing { inode, dir, listing, warned: AtomicBool::new(false) }))
     }
 

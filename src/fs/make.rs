@@ -48,7 +48,7 @@ impl Fs {
     ) -> Result<(Found, u64)> {
         let place = self.place(parent, name)?;
         let flags = OFlags::from_bits_retain(flags.cast_unsigned());
-        let (found, held) = match self.make_file(caller, &place, mode, writes(flags)) {
+        let (found, held) = match self.with_room(|| self.make_file(caller, &place, mode, writes(flags))) {
             Err(e) if e.errno() == libc::EEXIST && !flags.contains(OFlags::EXCL) => {
                 return Err(Errno::STALE.into());
             }

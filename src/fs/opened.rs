@@ -48,7 +48,9 @@ impl OpenFile {
         if self.writable.load(Ordering::Acquire) {
             return Ok(());
         }
-        let (file, _) = access::open_content(&self.lower().0, Want::Write)?;
+        let before = self.lower();
+        let (file, _) = access::open_content(&before.0, Want::Write)?;
+        access::read_alike(&file, &before.0);
         let lower = Arc::new(DiskFile(file));
         self.content.replace_lower(Box::new(Arc::clone(&lower)));
         *self.lower.write() = lower;
@@ -155,8 +157,23 @@ impl Fs {
         Ok(self.keyring.open_file(&self.header(fd)?)?)
     }
 
+    /// Runs `open`; where descriptors have run out, lets go of the directories at hand and runs it once more.
+    pub(super) fn with_room<T>(&self, open: impl Fn() -> Result<T>) -> Result<T> {
+        match open() {
+            Err(e) if e.errno() == libc::EMFILE => {
+                self.dirs.clear();
+                open()
+            }
+            other => other,
+        }
+    }
+
     /// Opens the content of a regular file, or joins those who have it open.
     pub(super) fn hold(&self, inode: &Arc<Inode>, write: bool) -> Result<Held> {
+        self.with_room(|| self.hold_once(inode, write))
+    }
+
+    fn hold_once(&self, inode: &Arc<Inode>, write: bool) -> Result<Held> {
         if inode.first.kind() != S_IFREG {
             return Err(if inode.is_dir() { Errno::ISDIR } else { Errno::INVAL }.into());
         }
@@ -179,6 +196,9 @@ impl Fs {
             (false, false) => Want::Read,
         };
         let (file, writable) = access::open_content(&anchor, want)?;
+        if self.options.no_atime {
+            access::leave_atime(&file);
+        }
         let lower = Arc::new(DiskFile(file));
         let content = content::File::open(Box::new(Arc::clone(&lower)), keys)?;
         let file = Arc::new(OpenFile::new(content, lower, writable));

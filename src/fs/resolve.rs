@@ -72,7 +72,7 @@ impl Fs {
             return Ok(dir);
         }
         let inode = self.inode(ino)?;
-        self.settled(|| self.walk_dir(&inode))
+        self.with_room(|| self.settled(|| self.walk_dir(&inode)))
     }
 
     /// A descriptor of any inode.
@@ -80,27 +80,29 @@ impl Fs {
         if inode.is_dir() {
             return Ok(Anchor::Shared(self.dir(inode.ino)?.shared_fd()));
         }
-        self.settled(|| {
-            if let Some(file) = inode.open.lock().file() {
-                return Ok(Anchor::File(file.lower()));
+        self.with_room(|| self.settled(|| self.walk(inode)))
+    }
+
+    fn walk(&self, inode: &Inode) -> Result<Anchor> {
+        if let Some(file) = inode.open.lock().file() {
+            return Ok(Anchor::File(file.lower()));
+        }
+        if let Some(pin) = inode.pin() {
+            return Ok(Anchor::Shared(pin));
+        }
+        for link in inode.links() {
+            let found = self.walk_parent(link.parent).and_then(|dir| {
+                let fd = entry::open_path(&*dir, &link.lower).map_err(lost)?;
+                if inode.first.same_inode(&stat::stat_fd(&fd)?) { Ok(fd) } else { Err(STALE) }
+            });
+            match found {
+                Ok(fd) => return Ok(Anchor::Own(fd)),
+                Err(FsError::Errno(Errno::STALE)) => {}
+                Err(e) => return Err(e),
             }
-            if let Some(pin) = inode.pin() {
-                return Ok(Anchor::Shared(pin));
-            }
-            for link in inode.links() {
-                let found = self.walk_parent(link.parent).and_then(|dir| {
-                    let fd = entry::open_path(&*dir, &link.lower).map_err(lost)?;
-                    if inode.first.same_inode(&stat::stat_fd(&fd)?) { Ok(fd) } else { Err(STALE) }
-                });
-                match found {
-                    Ok(fd) => return Ok(Anchor::Own(fd)),
-                    Err(FsError::Errno(Errno::STALE)) => {}
-                    Err(e) => return Err(e),
-                }
-            }
-            // An unlink may have pinned it since we looked.
-            inode.pin().map(Anchor::Shared).ok_or(STALE)
-        })
+        }
+        // An unlink may have pinned it since we looked.
+        inode.pin().map(Anchor::Shared).ok_or(STALE)
     }
 
     /// Attributes of an inode: one `statx` where all goes well.

@@ -10,6 +10,8 @@ pub struct Options {
     pub read_only: bool,
     /// Other hosts may change the vault: nothing is cached beyond a request.
     pub shared: bool,
+    /// Reading leaves access times alone.
+    pub no_atime: bool,
 }
 
 /// Who asks.

@@ -13,7 +13,10 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use log::warn;
+
 use super::convert::{attr, bare_attr, caller, errno, kind, set_time};
+use super::corrected::{Corrected, Verdict};
 use super::report::Report;
 use super::seek::{Seek, SeekQueue};
 use super::{buffer, negotiate, seek};
@@ -34,6 +37,7 @@ pub(super) struct Adapter {
     /// Set before the first request is served.
     pub(super) notifier: Arc<OnceLock<Notifier>>,
     pub(super) shared: bool,
+    pub(super) corrected: Corrected,
 }
 
 /// Replies with an error and, where it is noteworthy, logs it.
@@ -50,6 +54,21 @@ impl Adapter {
         if self.shared { Duration::ZERO } else { TTL }
     }
 
+    /// Whether the kernel has a wrong length of a file that was just opened, and has to look its name up again. Shared
+    /// mounts need none of it: without write-back the kernel takes every length it is told.
+    fn must_look_again(&self, ino: INodeNo, fh: u64) -> bool {
+        let Some((told, truth)) = self.fs.misled(fh).filter(|_| !self.shared) else { return false };
+        match self.corrected.note(ino.0, told, truth) {
+            Verdict::Known => false,
+            Verdict::LookAgain | Verdict::Full => {
+                warn!(
+                    "inode {ino}: the lower file is longer than its content: a crash left it, or someone appended to it"
+                );
+                true
+            }
+        }
+    }
+
     fn file_flags(&self) -> FopenFlags {
         if self.shared { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE }
     }
@@ -64,7 +83,10 @@ impl Adapter {
 
     fn entry(&self, what: &'static str, ino: INodeNo, found: Result<Found, FsError>, reply: ReplyEntry) {
         match found {
-            Ok(found) => reply.entry(&self.ttl(), &attr(&found.attr), Generation(found.generation)),
+            Ok(found) => {
+                let found = self.corrected.found(found);
+                reply.entry(&self.ttl(), &attr(&found.attr), Generation(found.generation));
+            }
             Err(error) => {
                 self.report.failed(what, ino.0, &error);
                 reply.error(errno(&error));
@@ -121,7 +143,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.fs.getattr(ino.0) {
-            Ok(found) => reply.attr(&self.ttl(), &attr(&found)),
+            Ok(found) => reply.attr(&self.ttl(), &attr(&self.corrected.attr(found))),
             Err(e) => fail!(self, "stat", ino, reply, e),
         }
     }
@@ -146,7 +168,12 @@ impl Filesystem for Adapter {
     ) {
         let set = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
         match self.fs.setattr(&caller(req, 0), ino.0, &set) {
-            Ok(found) => reply.attr(&self.ttl(), &attr(&found)),
+            Ok(found) => {
+                if size.is_some() {
+                    self.corrected.changed(ino.0);
+                }
+                reply.attr(&self.ttl(), &attr(&self.corrected.attr(found)));
+            }
             Err(e) => fail!(self, "change of attributes", ino, reply, e),
         }
     }
@@ -231,6 +258,10 @@ impl Filesystem for Adapter {
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.fs.open_file(ino.0, flags.0) {
+            Ok(fh) if self.must_look_again(ino, fh) => {
+                self.fs.release(fh);
+                reply.error(Errno::ESTALE);
+            }
             Ok(fh) => reply.opened(FileHandle(fh), self.file_flags()),
             Err(e) => fail!(self, "open", ino, reply, e),
         }
@@ -266,6 +297,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        self.corrected.changed(ino.0);
         match self.fs.write(fh.0, offset, data, kill_priv) {
             Ok(()) => {
                 // The kernel keeps the mode it knew over a write; set-id bits that are gone must show as gone.
@@ -328,7 +360,10 @@ impl Filesystem for Adapter {
         let ttl = self.ttl();
         let done = self.fs.readdir(fh.0, offset, true, &mut |entry| {
             let (attrs, generation) = match &entry.found {
-                Some(found) => (attr(&found.attr), found.generation),
+                Some(found) => {
+                    let found = self.corrected.found(*found);
+                    (attr(&found.attr), found.generation)
+                }
                 None => (bare_attr(entry.ino, entry.kind), 0),
             };
             let name = OsStr::from_bytes(entry.name);
@@ -436,6 +471,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        self.corrected.changed(ino.0);
         self.empty("fallocate", ino, self.fs.fallocate(fh.0, offset, length, mode), reply);
     }
 
@@ -466,13 +502,14 @@ impl Filesystem for Adapter {
         ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.corrected.changed(ino_out.0);
         match self.fs.copy_file_range(fh_in.0, offset_in, fh_out.0, offset_out, len.min(MAX_COPY)) {
             Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
             Err(e) => fail!(self, "copy_file_range", ino_in, reply, e),

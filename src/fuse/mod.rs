@@ -6,6 +6,7 @@
 mod adapter;
 mod buffer;
 mod convert;
+mod corrected;
 mod device;
 mod negotiate;
 mod report;

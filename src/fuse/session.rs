@@ -10,6 +10,7 @@ use fuser::{Config, Notifier, Session, SessionACL};
 use log::debug;
 
 use super::adapter::Adapter;
+use super::corrected::Corrected;
 use super::device::{self, MountError, mountinfo};
 use super::report::Report;
 use super::seek::{self, Seek};
@@ -81,6 +82,7 @@ pub fn mount(fs: Arc<Fs>, mount_point: &Path, config: &MountConfig) -> Result<Mo
         seeks: queue,
         notifier: Arc::clone(&notifier),
         shared: config.shared,
+        corrected: Corrected::default(),
     };
     let mut options = Config::default();
     options.n_threads = Some(event_loops());

@@ -28,6 +28,7 @@ pub fn chmod(fd: impl AsFd, mode: u32) -> Result<()> {
 }
 
 /// Runs `op`; if the lower permissions refuse it, runs it again with `bits` added to them for the time of the call.
+/// `op` must not lend itself.
 pub fn lent<T>(fd: impl AsFd, bits: u32, op: impl Fn() -> Result<T>) -> Result<T> {
     match op() {
         Err(Errno::ACCESS) => {}
@@ -44,6 +45,20 @@ pub fn lent<T>(fd: impl AsFd, bits: u32, op: impl Fn() -> Result<T>) -> Result<T
     let value = result?;
     back?;
     Ok(value)
+}
+
+/// From now on reading through `file` leaves its access time alone, where this user may ask for that (his own file,
+/// or a capability).
+pub fn leave_atime(file: impl AsFd) {
+    let _ = rustix::fs::fcntl_getfl(&file)
+        .and_then(|flags| rustix::fs::fcntl_setfl(&file, flags | OFlags::NOATIME));
+}
+
+/// Gives `file` what [`leave_atime`] gave to `other`.
+pub fn read_alike(file: impl AsFd, other: impl AsFd) {
+    if rustix::fs::fcntl_getfl(other).is_ok_and(|flags| flags.contains(OFlags::NOATIME)) {
+        leave_atime(file);
+    }
 }
 
 /// How a content file shall be opened.

@@ -67,7 +67,7 @@ pub fn mkdir(
     let finish = || {
         let fd = open_dir_path(dir, temporary)?;
         let made = stat_fd(&fd)?;
-        access::lent(&fd, 0o700, || xattr::set(&fd, id.0, id.1, 0))?;
+        xattr::set(&fd, id.0, id.1, 0)?;
         give_to(&fd, &made, dir, owner)?;
         Ok(fd)
     };

@@ -23,24 +23,24 @@ impl<'d> FreshFile<'d> {
     /// Makes an empty file in `dir`, open for reading and writing whatever `mode` (permissions, umask) says.
     /// `temporary` is the name to use where the lower filesystem has no nameless files.
     pub fn make(dir: BorrowedFd<'d>, mode: (u32, u32), temporary: impl FnOnce() -> String) -> Result<Self> {
-        let (permissions, mask) = mode;
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let permissions = Mode::from_raw_mode(permissions);
-        let nameless =
-            umask::with_umask(mask, || rustix::fs::openat(dir, c".", flags | OFlags::TMPFILE, permissions));
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let permissions = Mode::from_raw_mode(mode.0);
+        let nameless = umask::with_umask(mode.1, || rustix::fs::openat(dir, c".", flags, permissions));
         match nameless {
             Ok(fd) => Ok(Self { file: Arc::new(DiskFile(File::from(fd))), dir, temporary: None }),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let name = temporary();
-                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-                let fd =
-                    umask::with_umask(mask, || rustix::fs::openat(dir, name.as_str(), flags, permissions))?;
-                Ok(Self { file: Arc::new(DiskFile(File::from(fd))), dir, temporary: Some(name) })
-            }
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Self::make_named(dir, mode, temporary()),
             // ext4's answer for a directory that was removed.
             Err(Errno::PERM) if super::stat::stat_fd(dir)?.nlink == 0 => Err(Errno::NOENT),
             Err(e) => Err(e),
         }
+    }
+
+    /// As `make`, where the lower filesystem has no nameless files.
+    fn make_named(dir: BorrowedFd<'d>, (permissions, mask): (u32, u32), name: String) -> Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let permissions = Mode::from_raw_mode(permissions);
+        let fd = umask::with_umask(mask, || rustix::fs::openat(dir, name.as_str(), flags, permissions))?;
+        Ok(Self { file: Arc::new(DiskFile(File::from(fd))), dir, temporary: Some(name) })
     }
 
     /// The open file.
@@ -134,4 +134,58 @@ impl LowerFile for Arc<DiskFile> {
 /// Whether an inode has any xattr that `wanted` names, without needing permission to read it.
 pub fn has_xattr(fd: impl AsFd, wanted: impl Fn(&str) -> bool) -> Result<bool> {
     Ok(xattr::list(fd)?.iter().any(|name| wanted(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &std::path::Path) -> Vec<String> {
+        let names = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    /// Nameless or named on the way, a file that is not published leaves nothing, one whose name is taken does not
+    /// replace what has it, and one that replaces does.
+    #[test]
+    fn a_fresh_file_appears_whole_or_not_at_all() {
+        for named in [false, true] {
+            let base = tempfile::tempdir().unwrap();
+            let dir = File::open(base.path()).unwrap();
+            let make = |content: &[u8]| {
+                let temporary = || ".efs.tmp.1".to_owned();
+                let fresh = if named {
+                    FreshFile::make_named(dir.as_fd(), (0o600, 0), temporary())
+                } else {
+                    FreshFile::make(dir.as_fd(), (0o600, 0), temporary)
+                };
+                let fresh = fresh.unwrap();
+                fresh.set_xattr("user.test", b"x").unwrap();
+                fresh.file().write_at(&[std::io::IoSlice::new(content)], 0).unwrap();
+                fresh
+            };
+            drop(make(b"dropped"));
+            assert!(names(base.path()).is_empty());
+            make(b"first").publish("name").unwrap();
+            assert_eq!(make(b"second").publish("name"), Err(Errno::EXIST));
+            assert_eq!(names(base.path()), ["name"]);
+            assert_eq!(std::fs::read(base.path().join("name")).unwrap(), b"first");
+            make(b"third").replace("name", ".efs.tmp.2".to_owned()).unwrap();
+            assert_eq!(names(base.path()), ["name"]);
+            assert_eq!(std::fs::read(base.path().join("name")).unwrap(), b"third");
+        }
+    }
+
+    /// Set-id bits go, but a set-gid bit without group execution marks something else and stays.
+    #[test]
+    fn set_id_bits_are_dropped() {
+        let file = tempfile::tempfile().unwrap();
+        for (before, after) in [(0o6777, 0o777), (0o4755, 0o755), (0o2745, 0o2745), (0o640, 0o640)] {
+            access::chmod(&file, before).unwrap();
+            drop_set_id(&file).unwrap();
+            assert_eq!(super::super::stat::stat_fd(&file).unwrap().permissions(), after);
+        }
+    }
 }

@@ -97,3 +97,35 @@ fn kind_bits(kind: rustix::fs::FileType) -> u32 {
         known => known.as_raw_mode(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::entry;
+
+    /// Every cookie leads to the entries behind it, again and again; the start reads anew.
+    #[test]
+    fn cookies_lead_back() {
+        let base = tempfile::tempdir().unwrap();
+        for n in 0..1000 {
+            std::fs::write(base.path().join(format!("{n}")), b"").unwrap();
+        }
+        let dir = std::fs::File::open(base.path()).unwrap();
+        let mut listing = Listing::new(entry::open_dir_read(&dir, false).unwrap());
+        let mut all = Vec::new();
+        while let Some(entry) = listing.peek().unwrap().cloned() {
+            listing.advance();
+            all.push(entry);
+        }
+        assert_eq!(all.len(), 1002);
+        for at in [0, 1, 500, 1000] {
+            listing.seek(all[at].next).unwrap();
+            assert_eq!(listing.peek().unwrap(), all.get(at + 1));
+        }
+        listing.seek(0).unwrap();
+        assert_eq!(listing.peek().unwrap(), all.first());
+        std::fs::remove_dir_all(base.path()).unwrap();
+        listing.seek(0).unwrap();
+        assert_eq!(listing.peek().unwrap(), None);
+    }
+}

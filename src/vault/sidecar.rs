@@ -54,3 +54,25 @@ pub fn remove(dir: impl AsFd, name: &str) {
 pub fn errno(e: std::io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sidecar is written once; a damaged one is mended by whoever makes the entry again.
+    #[test]
+    fn sidecars_are_written_and_mended() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = std::fs::File::open(base.path()).unwrap();
+        let temporary = || ".efs.tmp.s".to_owned();
+        let put = |content: &[u8]| write(dir.as_fd(), "~x.n", content, temporary).unwrap();
+        assert!(put(b"sealed"));
+        assert!(!put(b"sealed"));
+        std::fs::write(base.path().join("~x.n"), b"torn").unwrap();
+        assert!(put(b"sealed"));
+        assert_eq!(read(&dir, "~x.n").unwrap(), b"sealed");
+        assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 1);
+        remove(&dir, "~x.n");
+        assert_eq!(read(&dir, "~x.n"), Err(Errno::NOENT));
+    }
+}

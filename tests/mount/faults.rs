@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::harness::{SmallDisk, Vault, can_mount, is_root, pattern, run, said, sh, text};
 
@@ -71,8 +72,15 @@ fn a_full_disk_reaches_the_writer() {
             assert!(File::open(mount.path("small")).is_ok());
         }
         fs::remove_file(mount.path("filler")).unwrap();
-        fs::write(mount.path("after"), &content).unwrap();
-        File::open(mount.path("after")).unwrap().sync_all().unwrap();
+        // The kernel tells the last close a moment later, and only then is the room free.
+        let until = Instant::now() + Duration::from_secs(10);
+        let again = || {
+            let mut file = File::create(mount.path("after"))?;
+            file.write_all(&content).and_then(|()| file.sync_all())
+        };
+        while again().is_err() {
+            assert!(Instant::now() < until, "the removed file's room does not come back");
+        }
         mount.unmount();
         let mount = vault.mount();
         assert!(fs::read(mount.path("before")).unwrap() == content);

@@ -211,6 +211,15 @@ impl Mount<'_> {
     /// Unmounts as a user does, and waits for the daemon: it must end with success.
     pub(crate) fn unmount(mut self) {
         run(&mut envelopefs(["umount", text(&self.vault.mnt)]));
+        self.await_end();
+    }
+
+    /// Waits for the daemon, which was told to end: it must end with success.
+    pub(crate) fn wait(mut self) {
+        self.await_end();
+    }
+
+    fn await_end(&mut self) {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.daemon.try_wait().unwrap() {

@@ -3,11 +3,13 @@
 //! One test program for all of them, so that it is linked once. Needs `/dev/fuse`; what needs root as well says so when
 //! it is skipped.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod diff;
 mod faults;
 mod frozen;
 mod harness;
+mod lifecycle;
 mod memory;
 mod options;
 mod posix;

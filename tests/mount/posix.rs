@@ -307,7 +307,10 @@ fn acls_are_kept_inherited_and_enforced() {
     }
     let vault = Vault::new();
     let mount = vault.mount_with("allow_other");
-    sh(mount.top(), "mkdir d; chmod 750 d; setfacl -m u:bin:rwx d; setfacl -d -m u:bin:rw,g::-,o::- d");
+    sh(
+        mount.top(),
+        "chmod 755 .; mkdir d; chmod 750 d; setfacl -m u:bin:rwx d; setfacl -d -m u:bin:rw,g::-,o::- d",
+    );
     sh(mount.top(), "umask 022; echo inherited > d/f; mkdir d/sub; echo private > p; chmod 600 p");
     let acl = sh(mount.top(), "getfacl -cp d/f d/sub");
     assert!(acl.contains("user:bin:rw-") && acl.contains("default:user:bin:rw-"), "{acl}");

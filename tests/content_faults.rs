@@ -277,3 +277,15 @@ fn a_disk_that_fills_up_halfway_spoils_no_overwritten_block() {
         file.read(0, &mut after).expect("every block opens again");
     }
 }
+
+/// What a crash left behind the end is cut before the first change, also before one that leaves the length alone.
+#[test]
+fn every_first_change_mends_an_overlong_file() {
+    let disk = FullDisk { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)) };
+    File::create(Box::new(disk.clone()), keys()).unwrap().write(0, &[1; 80_000]).unwrap();
+    let whole = disk.len().unwrap();
+    disk.set_len(whole + 5000).unwrap();
+    let file = File::open(Box::new(disk.clone()), keys()).unwrap();
+    file.write(4096, &[2; 4096]).unwrap();
+    assert_eq!(disk.len().unwrap(), whole);
+}

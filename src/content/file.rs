@@ -137,16 +137,6 @@ impl File {
         Ok(self.lower().sync(data_only)?)
     }
 
-    /// Whether the lower file was found longer than the authenticated length needs: what `stat` of it tells is wrong.
-    pub fn is_overlong(&self) -> bool {
-        self.overlong.load(Ordering::Relaxed)
-    }
-
-    /// Cuts what a crash left behind the end of the lower file, which is open for writing.
-    pub fn mend(&self) -> Result<()> {
-        self.change_gate().map(drop)
-    }
-
     pub(super) fn set_plain_len(&self, len: u64) {
         self.plain_len.store(len, Ordering::Release);
     }
@@ -168,6 +158,11 @@ impl File {
         let form = self.gate.write();
         self.mend_length()?;
         Ok(form)
+    }
+
+    /// Whether the lower file is known to be longer than it should be.
+    pub(super) fn is_overlong(&self) -> bool {
+        self.overlong.load(Ordering::Relaxed)
     }
 
     /// Notes that the lower file may be longer than it should be.

@@ -36,10 +36,9 @@ impl Fs {
     /// Attributes in plaintext terms.
     pub(super) fn attr(&self, inode: &Inode, stat: &LowerStat) -> Attr {
         let size = match stat.kind() {
-            S_IFREG => match inode.open.lock().file() {
-                Some(file) => file.content.len(),
-                None => plain_len(stat.size).min(inode.true_len.load(Ordering::Acquire)),
-            },
+            S_IFREG => {
+                inode.open.lock().file().map(|f| f.content.len()).unwrap_or_else(|| plain_len(stat.size))
+            }
             S_IFLNK => LinkKey::plain_len(stat.size),
             _ => stat.size,
         };

@@ -45,10 +45,8 @@ pub(super) struct Inode {
     pub(super) ino: Ino,
     /// What it looked like when first seen: number, device, birth time and type do not change.
     pub(super) first: LowerStat,
-    /// Tells it from an earlier inode of the same number, or from what the kernel wrongly took it for.
-    pub(super) generation: AtomicU64,
-    /// Of a file on a read-only mount whose lower length tells too much: its true length, else `u64::MAX`.
-    pub(super) true_len: AtomicU64,
+    /// Tells it from an earlier inode of the same number.
+    pub(super) generation: u64,
     /// Where it is.
     pub(super) ways: Mutex<Ways>,
     /// Of a directory: how many entries were renamed away. A lookup that saw another count looks again.
@@ -69,8 +67,7 @@ impl Inode {
         Self {
             ino,
             first,
-            generation: AtomicU64::new(generation),
-            true_len: AtomicU64::new(u64::MAX),
+            generation,
             ways: Mutex::default(),
             moves: AtomicU64::new(0),
             open: Mutex::default(),

@@ -25,30 +25,10 @@ impl Fs {
             self.changeable()?;
         }
         let held = self.hold(&self.inode(ino)?, write)?;
-        if held.file.content.is_overlong() && !self.options.shared {
-            self.correct_length(&held)?;
-        }
         if write && flags.contains(OFlags::TRUNC) {
             held.file.content.set_len(0)?;
         }
         Ok(self.files.put(held))
-    }
-
-    /// A crash, or who has the disk, made the lower file longer than its content. The kernel was told the length that
-    /// `stat` of it gives, keeps it whatever it is told later, and would fill what is missing with zeros. So the file
-    /// is mended and gets a new generation: after ESTALE the kernel looks it up again and takes the length anew.
-    fn correct_length(&self, held: &Held) -> Result<()> {
-        let inode = &held.inode;
-        if self.options.read_only {
-            let len = held.file.content.len();
-            if inode.true_len.swap(len, Ordering::AcqRel) == len {
-                return Ok(());
-            }
-        } else {
-            self.hold(inode, true)?.file.content.mend()?;
-        }
-        inode.generation.fetch_add(1, Ordering::AcqRel);
-        Err(Errno::STALE.into())
     }
 
     /// Reads; short only at the end.

@@ -63,7 +63,7 @@ impl Fs {
 
     /// The answer to a lookup.
     pub(super) fn found(&self, inode: &Inode, stat: &LowerStat) -> Found {
-        Found { attr: self.attr(inode, stat), generation: inode.generation.load(Ordering::Acquire) }
+        Found { attr: self.attr(inode, stat), generation: inode.generation }
     }
 
     /// Makes a hard link.

@@ -573,7 +573,6 @@ fn overlong_files_are_readable_and_told() {
         assert_eq!(fs::metadata(&big).unwrap().len(), BIG as u64);
         mount.unmount();
     }
-    s.vault.assert_sound();
 }
 
 /// What is appended to a file after a crash stands behind what it holds, not behind what the crash left.
@@ -593,4 +592,6 @@ fn appending_after_a_crash_leaves_no_gap() {
     mount.unmount();
     let mount = s.vault.mount();
     assert!(fs::read(mount.path("big")).unwrap() == [&pattern(BIG, 1), &b"behind"[..]].concat());
+    mount.unmount();
+    s.vault.assert_sound();
 }

@@ -40,7 +40,7 @@ printf 'The quick brown fox reads this only through the mount.\n' > "$MNT/hello.
 # The mount shows the lower file's inode number, which is how it is found here.
 lower() { find "$VAULT" -inum "$(stat -c %i "$1")" -type f | head -n 1; }
 HELLO=$(lower "$MNT/hello.txt")
-(cd "$VAULT" && find . -type f | sed -n '1,6p')
+(cd "$VAULT" && find . -name .envelopefs -prune -o -type f -print | sed -n '1,6p')
 echo "hello.txt is ${HELLO#"$VAULT"/}:"
 od -A x -t x1z "$HELLO" | sed -n '1,4p'
 if grep -rqa 'quick brown fox' "$VAULT" || find "$VAULT" -name '*hello*' | grep -q .; then die "plaintext in the vault"; fi

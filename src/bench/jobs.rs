@@ -10,6 +10,9 @@ use super::error::{BenchError, output};
 /// Random I/O touches this part of the file, at most: enough to leave every cache of a mount, soon enough over.
 const RANDOM_PART: u64 = 4;
 
+/// The large file, in a mount.
+const FILE: &str = "bench.dat";
+
 /// One measurement.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -83,9 +86,10 @@ enum Figure {
 fn fio(mnt: &Path, rw: &str, bs: &str, size: u64, io: u64, figure: Figure) -> Result<f64, BenchError> {
     let mut command = Command::new("fio");
     command
-        .args(["--name=bench", "--filename=bench.dat", "--ioengine=psync", "--numjobs=1", "--randrepeat=1"])
-        .args(["--end_fsync=1", "--invalidate=0", "--fallocate=none", "--output-format=json"])
-        .arg(format!("--directory={}", mnt.display()))
+        // The whole path: fio joins a directory to those file names only that come behind it.
+        .args(["--name=bench", &format!("--filename={}", mnt.join(FILE).display())])
+        .args(["--ioengine=psync", "--numjobs=1", "--randrepeat=1", "--end_fsync=1", "--invalidate=0"])
+        .args(["--fallocate=none", "--output-format=json"])
         .args([
             format!("--rw={rw}"),
             format!("--bs={bs}"),
@@ -93,6 +97,10 @@ fn fio(mnt: &Path, rw: &str, bs: &str, size: u64, io: u64, figure: Figure) -> Re
             format!("--io_size={io}"),
         ]);
     let text = output(&mut command)?;
+    let len = fs::metadata(mnt.join(FILE)).map_err(BenchError::io(&mnt.join(FILE)))?.len();
+    if len != size {
+        return Err(BenchError::Figure("file of the size asked for in the mount"));
+    }
     // Warnings may stand before the report.
     let report = text.find('{').and_then(|at| serde_json::from_str::<serde_json::Value>(&text[at..]).ok());
     let report = report.ok_or(BenchError::Figure("JSON"))?;

@@ -194,3 +194,98 @@ fn an_io_error_of_the_disk_is_told_as_one() {
     file.write(4096, &[1; 4096]).expect("a whole block need not be read");
     assert_eq!(file.len(), 20_000);
 }
+
+/// A disk in memory with room for so many 4 KiB pages.
+#[derive(Clone)]
+struct SmallDisk {
+    file: FullDisk,
+    pages: Arc<Mutex<std::collections::BTreeSet<u64>>>,
+    room: usize,
+}
+
+impl SmallDisk {
+    /// Takes the pages of a stretch while there is room; gives the bytes from `offset` on that have a place.
+    fn take(&self, offset: u64, len: u64) -> (u64, io::Result<()>) {
+        let mut pages = self.pages.lock().unwrap();
+        for page in offset / 4096..(offset + len).div_ceil(4096) {
+            if !pages.contains(&page) && pages.len() == self.room {
+                let placed = (page * 4096).saturating_sub(offset);
+                return (placed, Err(io::Error::from_raw_os_error(libc::ENOSPC)));
+            }
+            pages.insert(page);
+        }
+        (len, Ok(()))
+    }
+}
+
+impl LowerFile for SmallDisk {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let all = bufs.iter().flat_map(|b| b.iter().copied()).collect::<Vec<_>>();
+        let (placed, done) = self.take(offset, all.len() as u64);
+        self.file.write_at(&[IoSlice::new(&all[..placed as usize])], offset)?;
+        done
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.pages.lock().unwrap().retain(|page| page * 4096 < len);
+        self.file.set_len(len)
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.take(offset, len).1
+    }
+
+    fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self, _data_only: bool) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A write that overwrites blocks and then finds the disk full, in the same group or in the next, leaves the
+/// overwritten blocks as they were.
+#[test]
+fn a_disk_that_fills_up_halfway_spoils_no_overwritten_block() {
+    const GROUP: usize = 512 * 1024;
+    for room in 131..131 + 140 {
+        let disk = SmallDisk {
+            file: FullDisk { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)) },
+            pages: Arc::default(),
+            room,
+        };
+        let file = File::create(Box::new(disk.clone()), keys()).unwrap();
+        let before = vec![1; GROUP + 4096];
+        file.write(0, &before).unwrap();
+        let outcome = file.write(8192, &vec![2; 2 * GROUP]);
+        let mut after = vec![0; 2 * GROUP + 8192];
+        let read = file.read(0, &mut after).expect("every block opens");
+        match outcome {
+            Ok(()) => assert_eq!(read, after.len()),
+            Err(_) => assert!(after[..read] == before, "room for {room} pages"),
+        }
+        let file = File::open(Box::new(disk), keys()).expect("opens after a full disk");
+        file.read(0, &mut after).expect("every block opens again");
+    }
+}
+
+/// What a crash left behind the end is cut before the first change, also before one that leaves the length alone.
+#[test]
+fn every_first_change_mends_an_overlong_file() {
+    let disk = FullDisk { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)) };
+    File::create(Box::new(disk.clone()), keys()).unwrap().write(0, &[1; 80_000]).unwrap();
+    let whole = disk.len().unwrap();
+    disk.set_len(whole + 5000).unwrap();
+    let file = File::open(Box::new(disk.clone()), keys()).unwrap();
+    file.write(4096, &[2; 4096]).unwrap();
+    assert_eq!(disk.len().unwrap(), whole);
+}

@@ -153,6 +153,38 @@ fn long_names_leave_no_sidecar_behind() {
     assert_eq!(lower_names(&vault.lower()).len(), 2);
 }
 
+/// A link or FIFO put in the place of a sidecar hides that entry only.
+#[test]
+fn a_replaced_sidecar_hides_one_entry_only() {
+    let vault = Vault::new();
+    let fs = vault.open();
+    put(&fs, TOP, &[b'a'; 200], b"");
+    put(&fs, TOP, b"other", b"");
+    let sidecar = lower_names(&vault.lower()).into_iter().find(|n| n.ends_with(".n")).unwrap();
+    let sidecar = vault.lower().join(sidecar);
+    let pristine = std::fs::read(&sidecar).unwrap();
+    std::fs::remove_file(&sidecar).unwrap();
+    let shown = || list(&fs, TOP).into_iter().map(|e| e.0).collect::<Vec<_>>();
+    std::os::unix::fs::symlink("nowhere", &sidecar).unwrap();
+    assert_eq!(shown(), vec![b"other".to_vec()]);
+    std::fs::remove_file(&sidecar).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &sidecar,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    assert_eq!(shown(), vec![b"other".to_vec()]);
+    std::fs::remove_file(&sidecar).unwrap();
+    std::fs::create_dir(&sidecar).unwrap();
+    assert_eq!(shown(), vec![b"other".to_vec()]);
+    std::fs::remove_dir(&sidecar).unwrap();
+    std::fs::write(&sidecar, pristine).unwrap();
+    assert_eq!(shown().len(), 2);
+}
+
 /// Leftovers of a crash do not show and do not keep a directory from being removed or replaced.
 #[test]
 fn leftovers_do_not_hold_a_directory() {

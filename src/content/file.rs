@@ -160,6 +160,11 @@ impl File {
         Ok(form)
     }
 
+    /// Whether the lower file is known to be longer than it should be.
+    pub(super) fn is_overlong(&self) -> bool {
+        self.overlong.load(Ordering::Relaxed)
+    }
+
     /// Notes that the lower file may be longer than it should be.
     pub(super) fn mark_overlong(&self) {
         self.overlong.store(true, Ordering::Relaxed);
@@ -168,7 +173,7 @@ impl File {
     /// Cuts what a crash or a failed write left behind the end, so that `stat` of the lower file tells the length
     /// again. Under the exclusive gate.
     pub(super) fn mend_length(&self) -> Result<()> {
-        if self.overlong.load(Ordering::Relaxed) {
+        if self.is_overlong() {
             let len = self.len();
             self.lower().set_len(disk_len(len))?;
             self.groups.truncate(GroupIndex::of(len.saturating_sub(1)));

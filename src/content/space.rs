@@ -59,10 +59,15 @@ impl File {
         if start == end {
             return Ok(());
         }
-        let lower = self.lower();
         if matches!(form, Form::Inline(_)) && is_inline(end) {
-            return unless_unsupported(lower.reserve(0, disk_len(end)));
+            return unless_unsupported(self.lower().reserve(0, disk_len(end)));
         }
+        self.reserve_blocks(start, end)
+    }
+
+    /// Reserves the lower space of the blocks of a stretch that is not empty, and of its first map page.
+    pub(super) fn reserve_blocks(&self, start: u64, end: u64) -> Result<()> {
+        let lower = self.lower();
         let from = BlockIndex::of(start).disk_start();
         let to = BlockIndex::of(end - 1).disk_start() + BLOCK_U64;
         unless_unsupported(lower.reserve(GroupIndex::of(start).disk_start(), BLOCK_U64))?;

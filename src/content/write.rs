@@ -56,7 +56,7 @@ impl File {
         let source = Source::Bytes(data, offset);
         {
             let form = self.gate.read();
-            if matches!(*form, Form::Grouped) && self.keeps_blocks_whole(offset, end) {
+            if matches!(*form, Form::Grouped) && !self.is_overlong() && self.keeps_blocks_whole(offset, end) {
                 let done = self.put(offset, end, source);
                 if done.is_ok() {
                     return done;
@@ -179,7 +179,11 @@ impl File {
     fn put_some(&self, start: u64, end: u64, source: Source<'_>) -> Result<()> {
         let mut change = Change::new(self);
         let (leaders, ordinary): (Vec<_>, Vec<_>) = spans(start, end).partition(|s| s.group.is_leader());
-        let done = self.seal_spans(&mut change, &ordinary, end, source);
+        let done = match source {
+            Source::Bytes(..) => self.make_room(&mut change, ordinary.iter().chain(&leaders)),
+            Source::Zeros => Ok(()),
+        };
+        let done = done.and_then(|()| self.seal_spans(&mut change, &ordinary, end, source));
         let done = done.and_then(|()| self.seal_spans(&mut change, &leaders, end, source));
         if let Err(e) = done {
             change.abandon();
@@ -193,6 +197,24 @@ impl File {
             change.grow_to(end);
         }
         change.commit()
+    }
+
+    /// Before a write that overwrites some blocks and needs space for others: reserves that space. A disk that turns
+    /// out to be full halfway would leave overwritten blocks without their entries, which are written last.
+    fn make_room<'s>(&self, change: &mut Change<'_>, spans: impl Iterator<Item = &'s Span>) -> Result<()> {
+        let (mut overwrites, mut fresh) = (false, Vec::new());
+        for span in spans {
+            let entries = change.entries(span.group)?;
+            let holes = span.parts().filter(|part| entries[part.block.slot()].is_hole()).count();
+            overwrites |= holes < span.blocks();
+            if holes > 0 {
+                fresh.push(span);
+            }
+        }
+        if overwrites {
+            fresh.into_iter().try_for_each(|span| self.reserve_blocks(span.start, span.end))?;
+        }
+        Ok(())
     }
 
     /// Seals the blocks of some groups together, writes each group's to its place, enters them in the change.

@@ -95,8 +95,8 @@ impl Fs {
                 }
                 Ok(taken)
             }
-            // Removed since the lower listing was read.
-            Err(e) if e.errno() == libc::ENOENT => Ok(true),
+            // Removed since the lower listing was read; or another filesystem, whose number may be one of ours.
+            Err(e) if matches!(e.errno(), libc::ENOENT | libc::EXDEV) => Ok(true),
             Err(_) => Ok(sink(&shown(raw, ino, &name))),
         }
     }
@@ -114,6 +114,8 @@ impl Fs {
                 Ok(sealed) => key.decode_long(&hash, &sealed).ok(),
                 // Removed since the lower listing was read, or lost.
                 Err(Errno::NOENT) => None,
+                // Something else that someone put in its place must not hide the other entries.
+                Err(Errno::LOOP | Errno::NXIO | Errno::SPIPE | Errno::ISDIR | Errno::ACCESS) => None,
                 Err(e) => return Err(e.into()),
             },
             LowerName::Sidecar(_) | LowerName::Temporary => return Ok(None),

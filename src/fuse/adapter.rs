@@ -359,12 +359,13 @@ impl Filesystem for Adapter {
     ) {
         let ttl = self.ttl();
         let done = self.fs.readdir(fh.0, offset, true, &mut |entry| {
-            let (attrs, generation) = match &entry.found {
+            let (attrs, generation, ttl) = match &entry.found {
                 Some(found) => {
                     let found = self.corrected.found(*found);
-                    (attr(&found.attr), found.generation)
+                    (attr(&found.attr), found.generation, ttl)
                 }
-                None => (bare_attr(entry.ino, entry.kind), 0),
+                // Must be looked up before it is used: no attribute of it is true.
+                None => (bare_attr(entry.ino, entry.kind), 0, Duration::ZERO),
             };
             let name = OsStr::from_bytes(entry.name);
             !reply.add(INodeNo(entry.ino), entry.next, name, &ttl, &attrs, Generation(generation))

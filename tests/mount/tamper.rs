@@ -4,6 +4,7 @@
 //! header: also ENOKEY or EKEYREJECTED), what was not stays readable, the log names the fault, and `check` finds it.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -560,13 +561,37 @@ fn overlong_files_are_readable_and_told() {
         return;
     }
     let s = &Sample::new();
-    let file = File::options().append(true).open(&s.big.lower).unwrap();
+    let file = File::options().write(true).open(&s.big.lower).unwrap();
+    file.write_all_at(&pattern(10_000, 7), disk_len(BIG as u64)).unwrap();
+    drop(file);
+    assert!(s.vault.check().1.contains("overlong"), "{}", s.vault.check().1);
+    for options in ["ro", ""] {
+        let mount = s.vault.mount_with(options);
+        let big = mount.path("big");
+        fs::metadata(&big).unwrap();
+        assert!(fs::read(&big).unwrap() == pattern(BIG, 1));
+        assert_eq!(fs::metadata(&big).unwrap().len(), BIG as u64);
+        mount.unmount();
+    }
+}
+
+/// What is appended to a file after a crash stands behind what it holds, not behind what the crash left.
+#[test]
+fn appending_after_a_crash_leaves_no_gap() {
+    if !can_mount() {
+        return;
+    }
+    let s = &Sample::new();
+    let file = File::options().write(true).open(&s.big.lower).unwrap();
     file.write_all_at(&pattern(10_000, 7), disk_len(BIG as u64)).unwrap();
     drop(file);
     let mount = s.vault.mount();
-    let seen = fs::read(mount.path("big"));
-    eprintln!("{:?}", seen.as_ref().map(Vec::len));
-    assert!(seen.unwrap()[..BIG] == pattern(BIG, 1));
+    let mut file = File::options().append(true).open(mount.path("big")).unwrap();
+    file.write_all(b"behind").unwrap();
+    drop(file);
     mount.unmount();
-    assert!(s.vault.check().1.contains("overlong"), "{}", s.vault.check().1);
+    let mount = s.vault.mount();
+    assert!(fs::read(mount.path("big")).unwrap() == [&pattern(BIG, 1), &b"behind"[..]].concat());
+    mount.unmount();
+    s.vault.assert_sound();
 }

@@ -19,7 +19,13 @@ step() {
 step "formatting" cargo fmt --all --check
 step "lints" cargo clippy --locked --all-targets -- -D warnings
 if command -v cargo-deny >/dev/null; then
-  step "licences and advisories" cargo deny --log-level warn check
+  step "licences and sources" cargo deny --log-level error check licenses bans sources
+  # The advisory database is fetched; without a network there is nothing to check against.
+  if cargo deny fetch db >/dev/null 2>&1; then
+    step "advisories" cargo deny --log-level warn check advisories
+  else
+    echo "the advisory database is out of reach: advisories not checked"
+  fi
 else
   echo "cargo-deny is not installed: licences and advisories not checked"
 fi

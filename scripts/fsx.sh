@@ -14,14 +14,16 @@ else
   DIR=$WORK/mnt
 fi
 FSX=$(suite fsx 0.3.2)
-OPS=${OPS:-100000} SEEDS=${SEEDS:-1 20240 987654321}
+OPS=${OPS:-100000} SEEDS=${SEEDS:-1 20240 987654321} MIXES=${MIXES:-plain mmap small}
 cc -shared -fPIC -O1 -o "$WORK/direct.so" "$REPO/scripts/fsx-direct.c" -ldl
 
-# Files of up to 3 MiB: several groups and, when cut, inline. Reads, writes, and all that moves space.
+# Files of up to 3 MiB: several groups and, when cut, inline. Reads, writes, and all that moves space. No operation is
+# empty: posix_fallocate of nothing is EINVAL everywhere, which fsx takes for a fault.
 mix() {
   cat <<TOML
 flen = 3145728
 [opsize]
+min = 1
 max = 262144
 [weights]
 close_open = 1
@@ -59,7 +61,7 @@ run() {
 : > "$WORK/failed"
 # The seeds beside each other: more than one file at work at a time.
 for seed in $SEEDS; do
-  (trap - EXIT; for name in plain mmap small; do run "$name" "$seed"; run "$name" "$seed" direct; done) &
+  (trap - EXIT; for name in $MIXES; do run "$name" "$seed"; run "$name" "$seed" direct; done) &
 done
 wait
 bad=$(wc -l < "$WORK/failed")

@@ -47,11 +47,11 @@ pub(super) enum Command {
 #[command(after_help = "Examples:\n  \
     envelopefs init ~/vault                              asks for a passphrase\n  \
     envelopefs init --kms-key-file /srv/vault            for unattended mounts\n  \
-    envelopefs init --key-uri kms:embedded/alias/payroll ~/vault")]
+    envelopefs init --key-uri kms:embedded/alias/payroll ~/vault   a key made before by kms create-key, create-alias")]
 pub(super) struct InitArgs {
     /// Directory of the new vault; made if missing.
     pub(super) vault: PathBuf,
-    /// Wrapping key; of the embedded KMS it is made if missing.
+    /// Wrapping key; the default one is made if missing, any other must exist.
     #[arg(long, value_name = "URI", default_value = "kms:embedded/alias/envelopefs", help_heading = "Keys")]
     pub(super) key_uri: String,
     /// Protect a new KMS store by a key file (mode 0600) instead of a passphrase.

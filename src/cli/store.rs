@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::args::InitArgs;
 use super::error::CliError;
 use super::exit::Exit;
-use crate::keys::{KeyError, Unlock};
+use crate::keys::{self, KeyError, Unlock};
 use crate::kms::{self, Engine, KmsError, Protection, ProtectionKind};
 
 /// What a key URI of the embedded KMS begins with.
@@ -21,29 +21,27 @@ pub(super) fn needs_passphrase(dir: &Path) -> bool {
     matches!(kms::protection(dir), Ok(ProtectionKind::Passphrase))
 }
 
-/// Makes what the key URI needs and does not find: store, key, alias. Gives what opens it.
+/// Makes what the key URI needs and does not find: the store, and for the default URI its key and alias. Another
+/// alias must exist: a slip in it would make a key that nobody meant. Gives what opens the store.
 pub(super) fn prepare(args: &InitArgs) -> Result<Unlock, CliError> {
-    let Some(key) = args.key_uri.strip_prefix(EMBEDDED) else {
+    if !args.key_uri.starts_with(EMBEDDED) {
         return args.key.unlock();
-    };
+    }
     let dir = args.key.store_dir()?;
-    let (engine, unlock) = match kms::protection(&dir) {
+    let unlock = match kms::protection(&dir) {
         Err(KmsError::NoStore(_)) => create(args, &dir)?,
         Err(e) => return Err(boxed(e)),
         Ok(kind) => {
             let unlock = args.key.unlock()?;
-            let engine = Engine::open(&dir, unlock.passphrase.as_ref().map(|p| p.as_str())).map_err(boxed)?;
             say(&dir, kind, false);
-            (engine, unlock)
+            unlock
         }
     };
-    if key.starts_with("alias/") {
-        engine.ensure_alias(key, "made by envelopefs init").map_err(boxed)?;
-    }
+    keys::ensure_embedded_key(&args.key_uri, &unlock)?;
     Ok(unlock)
 }
 
-fn create(args: &InitArgs, dir: &Path) -> Result<(Engine, Unlock), CliError> {
+fn create(args: &InitArgs, dir: &Path) -> Result<Unlock, CliError> {
     let (protection, kind, passphrase) = if args.kms_key_file {
         (Protection::KeyFile, ProtectionKind::KeyFile, None)
     } else {
@@ -52,9 +50,9 @@ fn create(args: &InitArgs, dir: &Path) -> Result<(Engine, Unlock), CliError> {
         };
         (Protection::Passphrase(passphrase.clone()), ProtectionKind::Passphrase, Some(passphrase))
     };
-    let engine = Engine::create(dir, &protection).map_err(boxed)?;
+    Engine::create(dir, &protection).map_err(boxed)?;
     say(dir, kind, true);
-    Ok((engine, Unlock { kms_dir: args.key.kms_dir.clone(), passphrase }))
+    Ok(Unlock { kms_dir: args.key.kms_dir.clone(), passphrase })
 }
 
 fn say(dir: &Path, kind: ProtectionKind, new: bool) {

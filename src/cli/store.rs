@@ -28,17 +28,20 @@ pub(super) fn prepare(args: &InitArgs) -> Result<Unlock, CliError> {
         return args.key.unlock();
     }
     let dir = args.key.store_dir()?;
-    let unlock = match kms::protection(&dir) {
-        Err(KmsError::NoStore(_)) => create(args, &dir)?,
-        Err(e) => return Err(boxed(e)),
+    match kms::protection(&dir) {
+        Err(KmsError::NoStore(_)) => {
+            let unlock = create(args, &dir)?;
+            keys::ensure_embedded_key(&args.key_uri, &unlock)?;
+            Ok(unlock)
+        }
+        Err(e) => Err(boxed(e)),
         Ok(kind) => {
             let unlock = args.key.unlock()?;
+            keys::ensure_embedded_key(&args.key_uri, &unlock)?;
             say(&dir, kind, false);
-            unlock
+            Ok(unlock)
         }
-    };
-    keys::ensure_embedded_key(&args.key_uri, &unlock)?;
-    Ok(unlock)
+    }
 }
 
 fn create(args: &InitArgs, dir: &Path) -> Result<Unlock, CliError> {

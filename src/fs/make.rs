@@ -15,8 +15,9 @@ use crate::crypto::names::EncodedName;
 use crate::crypto::random;
 use crate::format::header::{DIR_XATTR, HEADER_XATTR};
 use crate::format::ids::DirId;
+use crate::keys::NewFile;
 use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
-use crate::vault::{FreshFile, LowerStat, entry, stat};
+use crate::vault::{DiskFile, FreshFile, LowerStat, entry, stat};
 
 /// Where a new inode goes.
 struct Place {
@@ -109,21 +110,38 @@ impl Fs {
         fresh.set_xattr(HEADER_XATTR, &new.header)?;
         let lower = Arc::clone(fresh.file());
         let made = stat::stat_fd(&lower.0)?;
-        let content = content::File::create(Box::new(Arc::clone(&lower)), new.keys)?;
-        entry::give_to(&lower.0, &made, dir, (caller.uid, caller.gid))?;
         // Known and open before the name appears: who finds the name shares this content.
-        let file = Arc::new(OpenFile::new(content, Arc::clone(&lower), true));
         let inode = self.enter_fresh(place, &made);
-        inode.open.lock().start(Arc::clone(&file));
-        let held = Held::new(Arc::clone(&inode), file, write);
-        if let Err(e) = self.publish(place, fresh) {
-            drop(held);
+        let finish = || {
+            let content = self.make_content(&inode, &lower, new)?;
+            entry::give_to(&lower.0, &made, dir, (caller.uid, caller.gid))?;
+            let file = Arc::new(OpenFile::new(content, Arc::clone(&lower), true));
+            inode.open.lock().start(Arc::clone(&file));
+            let held = Held::new(Arc::clone(&inode), file, write, &self.table);
+            self.publish(place, fresh)?;
+            let stat = stat::stat_fd(&lower.0)?;
+            Ok((self.found(&inode, &stat), held))
+        };
+        finish().inspect_err(|_| {
             inode.remove_link(place.above.ino, &place.name.lower);
             self.forget(inode.ino, 1);
-            return Err(e);
-        }
-        let stat = stat::stat_fd(&lower.0)?;
-        Ok((self.found(&inode, &stat), held))
+        })
+    }
+
+    fn make_content(
+        &self,
+        inode: &Arc<Inode>,
+        lower: &Arc<DiskFile>,
+        new: NewFile,
+    ) -> Result<Arc<content::File>> {
+        let lower = Box::new(Arc::clone(lower));
+        Ok(match &self.journal {
+            Some(journal) => {
+                let link = self.journal_link(journal, inode, new.file_id);
+                content::File::create_linked(lower, new.keys, link)?
+            }
+            None => Arc::new(content::File::create(lower, new.keys)?),
+        })
     }
 
     fn enter_fresh(&self, place: &Place, made: &LowerStat) -> Arc<Inode> {

@@ -130,6 +130,10 @@ impl Fs {
     fn relink(&self, stat: &LowerStat, from: &End, to: &End) {
         let ino = self.ino_of(stat.ino);
         self.table.moved((ino, stat), (&from.above, &from.name.lower), Some((to.above.ino, &to.name.lower)));
+        let inode = self.table.get(ino).filter(|i| i.first.same_inode(stat));
+        if let Some(file) = inode.and_then(|i| i.open.lock().file().cloned()) {
+            file.content.moved(false);
+        }
     }
 }
 

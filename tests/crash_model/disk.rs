@@ -8,9 +8,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use envelopefs::format::journal::{Home, Time};
 use envelopefs::vault::LowerFile;
+use envelopefs::vault::journal::JournalStore;
 use parking_lot::Mutex;
 
 const PAGE: usize = 4096;
@@ -189,13 +191,24 @@ pub(crate) struct Disk(Arc<Inner>);
 
 struct Inner {
     files: Mutex<BTreeMap<u64, Arc<Mutex<Bytes>>>>,
+    /// Removed, which is not durable yet.
+    removed: Mutex<BTreeMap<u64, Arc<Mutex<Bytes>>>>,
     /// Changes that still reach the disk; none does once it is zero. Negative: all.
     left: AtomicI64,
+    /// Ticks with each look at the clock.
+    clock: AtomicU64,
+    cuts: AtomicU64,
 }
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { files: Mutex::default(), left: AtomicI64::new(-1) }
+        Self {
+            files: Mutex::default(),
+            removed: Mutex::default(),
+            left: AtomicI64::new(-1),
+            clock: AtomicU64::new(1_000_000),
+            cuts: AtomicU64::new(1),
+        }
     }
 }
 
@@ -211,11 +224,6 @@ impl Disk {
         self.0.left.store(i64::from(changes), Ordering::SeqCst);
     }
 
-    /// Whether the process has died.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.0.left.load(Ordering::SeqCst) == 0
-    }
-
     /// The process was killed and starts anew: what it wrote is there.
     pub(crate) fn kill(&self) {
         self.0.left.store(-1, Ordering::SeqCst);
@@ -224,9 +232,21 @@ impl Disk {
     /// The power was cut and is back.
     pub(crate) fn cut(&self, chance: &mut Chance) {
         self.kill();
-        for bytes in self.0.files.lock().values() {
+        self.0.cuts.fetch_add(1, Ordering::SeqCst);
+        let mut files = self.0.files.lock();
+        for (number, bytes) in std::mem::take(&mut *self.0.removed.lock()) {
+            if chance.below(2) == 0 {
+                files.entry(number).or_insert(bytes);
+            }
+        }
+        for bytes in files.values() {
             bytes.lock().cut(chance);
         }
+    }
+
+    /// The time, later with each look.
+    pub(crate) fn time(&self) -> Time {
+        (self.0.clock.fetch_add(1, Ordering::SeqCst) as i64, 0)
     }
 
     fn charge(&self) -> io::Result<()> {
@@ -286,6 +306,53 @@ impl LowerFile for LowerMem {
         self.disk.charge()?;
         self.bytes.lock().sync();
         Ok(())
+    }
+}
+
+/// Number of the first log among the disk's files.
+const LOGS: u64 = 1 << 32;
+
+/// The journal's logs on a [`Disk`].
+pub(crate) struct Logs(pub(crate) Disk);
+
+impl JournalStore for Logs {
+    fn list(&self) -> io::Result<Vec<u32>> {
+        let files = self.0.0.files.lock();
+        Ok(files.range(LOGS..).map(|(number, _)| (number - LOGS) as u32).collect())
+    }
+
+    fn open(&self, number: u32) -> io::Result<Box<dyn LowerFile>> {
+        let number = LOGS + u64::from(number);
+        if !self.0.0.files.lock().contains_key(&number) {
+            self.0.charge()?;
+            // Its name is durable, so the one that was removed will not come back.
+            self.0.0.removed.lock().remove(&number);
+        }
+        Ok(Box::new(self.0.file(number)))
+    }
+
+    fn remove(&self, number: u32) -> io::Result<()> {
+        self.0.charge()?;
+        let number = LOGS + u64::from(number);
+        let gone = self.0.0.files.lock().remove(&number);
+        let gone = gone.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        self.0.0.removed.lock().insert(number, gone);
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.charge()?;
+        self.0.0.removed.lock().clear();
+        self.0.0.files.lock().values().for_each(|bytes| bytes.lock().sync());
+        Ok(())
+    }
+
+    fn home(&self) -> Home {
+        Home { boot: [1; 16], mount: self.0.0.cuts.load(Ordering::SeqCst) }
+    }
+
+    fn now(&self) -> Time {
+        self.0.time()
     }
 }
 

@@ -1,26 +1,17 @@
-//! Random operations on an encrypted file, with kills and power cuts between and within them, against a plain model,
+//! Random operations on encrypted files, with kills and power cuts between and within them, against a plain model,
 //! over a disk that forgets what was not synced.
 //!
 //! After a kill every completed operation is there. After a power cut each block is one of the versions that it had
 //! since the last sync, whole, and the length one of the lengths; whatever was synced is there, and nothing gives an
 //! error.
-
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod disk;
 mod model;
+mod world;
 
-use std::sync::Arc;
-
-use disk::{Chance, Disk};
-use envelopefs::content::{ContentError, Fault, File};
-use envelopefs::crypto::{DataKey, FileKeys, Secret};
-use envelopefs::format::ids::FileId;
-use model::Model;
 use proptest::prelude::*;
-
-/// Number of the file among the disk's files.
-const FILE: u64 = 0;
+use world::World;
 
 /// Plaintext of a group.
 const GROUP: u64 = 524_288;
@@ -37,31 +28,29 @@ enum Change {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Change(Change),
-    Sync,
-    Reopen,
-    Kill,
-    Cut(u64),
-    /// The process dies when the work has reached the disk so many times; the power may fail too.
-    Die(Work, u32, Option<u64>),
+    /// Work on one of the files.
+    Do(usize, Work),
+    /// A clean end and a new beginning.
+    Remount,
+    /// The file is closed and opened.
+    Reopen(usize),
+    /// The process is killed, or the power fails where a seed is given.
+    Crash(Option<u64>, Again),
+    /// The same when the work has reached the disk so many times.
+    Die(usize, Work, u32, Option<u64>, Again),
 }
 
-/// What is being done when the process dies.
+/// The replay after a crash reaches the disk so many times, then there is another crash.
+type Again = Option<(u32, Option<u64>)>;
+
+/// What is being done.
 #[derive(Clone, Debug)]
 enum Work {
     Change(Change),
     Sync,
-}
-
-/// What the code under test stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stands {
-    /// Kills between operations and while whole blocks are added, cuts right behind a sync.
-    Little,
-}
-
-fn keys() -> Arc<FileKeys> {
-    Arc::new(FileKeys::derive(&DataKey(Secret::from_slice(&[3; 32]).unwrap()), &FileId([5; 12])))
+    Checkpoint,
+    Settle,
+    Unmount,
 }
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
@@ -97,146 +86,27 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn work() -> impl Strategy<Value = Work> {
     prop_oneof![
-        12 => change().prop_map(Op::Change),
-        3 => Just(Op::Sync),
-        1 => Just(Op::Reopen),
-        2 => Just(Op::Kill),
-        2 => any::<u64>().prop_map(Op::Cut),
-        3 => (work(), 0..6u32, prop::option::of(any::<u64>())).prop_map(|(w, n, s)| Op::Die(w, n, s)),
+        12 => change().prop_map(Work::Change),
+        3 => Just(Work::Sync),
+        2 => Just(Work::Checkpoint),
+        1 => Just(Work::Settle),
+        1 => Just(Work::Unmount),
     ]
 }
 
-fn work() -> impl Strategy<Value = Work> {
-    prop_oneof![5 => change().prop_map(Work::Change), 1 => Just(Work::Sync)]
-}
-
-struct World {
-    disk: Disk,
-    file: Option<File>,
-    model: Model,
-}
-
-impl World {
-    fn new() -> Self {
-        let disk = Disk::default();
-        let file = File::create(Box::new(disk.file(FILE)), keys()).unwrap();
-        file.sync(true).unwrap();
-        Self { disk, file: Some(file), model: Model::default() }
-    }
-
-    fn file(&self) -> &File {
-        self.file.as_ref().expect("open between operations")
-    }
-
-    /// Opens the file again, after the mends that a mount makes.
-    fn open(&mut self) {
-        self.file = Some(File::open(Box::new(self.disk.file(FILE)), keys()).unwrap());
-    }
-
-    fn change(&self, change: &Change) -> Result<(), ContentError> {
-        let file = self.file();
-        match *change {
-            Change::Write(offset, len, seed) => file.write(offset, &pattern(len, seed)),
-            Change::SetLen(len) => file.set_len(len),
-            Change::Punch(offset, len) => file.punch_hole(offset, len),
-            Change::Zero(offset, len, keep) => file.zero_range(offset, len, keep),
-            Change::Allocate(offset, len, keep) => file.allocate(offset, len, keep),
-        }
-    }
-
-    /// The whole content, every fault told.
-    fn content(&self) -> Vec<u8> {
-        let file = self.file();
-        let len = file.len() as usize;
-        let mut all = vec![0x55; len + 10];
-        assert_eq!(file.read(0, &mut all).expect("nothing gives an error"), len);
-        all.truncate(len);
-        let mut faults = Vec::new();
-        file.verify(&mut |f| faults.push(f), &mut |_| true).unwrap();
-        // Bytes behind the end are what a crash may leave; the next change cuts them off.
-        faults.retain(|fault| !matches!(fault, Fault::Overlong { .. }));
-        assert_eq!(faults, []);
-        all
-    }
-
-    /// The process ends and another one starts; the power fails between where a seed is given.
-    fn restart(&mut self, power: Option<u64>) -> Vec<u8> {
-        self.file = None;
-        match power {
-            Some(seed) => self.disk.cut(&mut Chance::new(seed)),
-            None => self.disk.kill(),
-        }
-        self.open();
-        self.content()
-    }
-
-    fn apply(&mut self, op: &Op, stands: Stands) {
-        if !self.stands(op, stands) {
-            return;
-        }
-        match op {
-            Op::Change(change) => {
-                self.change(change).unwrap();
-                self.model.changed(|content| reference(change, content));
-            }
-            Op::Sync => {
-                self.file().sync(true).unwrap();
-                self.model.synced();
-            }
-            Op::Reopen | Op::Kill => {
-                let found = self.restart(None);
-                assert!(found == self.model.newest(), "a completed operation was lost");
-            }
-            Op::Cut(seed) => {
-                let found = self.restart(Some(*seed));
-                self.model.check(&found);
-                self.continue_with(found);
-            }
-            Op::Die(work, after, power) => {
-                self.disk.die_after(*after);
-                let done = match work {
-                    Work::Change(change) => {
-                        self.model.changed(|content| reference(change, content));
-                        self.change(change)
-                    }
-                    Work::Sync => self.file().sync(true),
-                };
-                let finished = done.is_ok() && !self.disk.is_dead();
-                if finished && matches!(work, Work::Sync) {
-                    self.model.synced();
-                }
-                let found = self.restart(*power);
-                match power {
-                    Some(_) => self.model.check(&found),
-                    None => self.model.check_last(&found, if finished { 1 } else { 2 }),
-                }
-                self.continue_with(found);
-            }
-        }
-    }
-
-    /// What a restart brought is what the file has now, and lasts.
-    fn continue_with(&mut self, found: Vec<u8>) {
-        self.file().sync(true).unwrap();
-        self.model.restart(found);
-    }
-
-    fn stands(&self, op: &Op, stands: Stands) -> bool {
-        let Stands::Little = stands;
-        let len = self.model.newest().len() as u64;
-        // Blocks that a killed process left behind the end, in a group that exists, are taken for sealed ones later.
-        let anew = |end: u64| len.is_multiple_of(GROUP) || len.is_multiple_of(4096) && end <= GROUP;
-        match op {
-            Op::Cut(_) => self.model.is_synced(),
-            Op::Die(Work::Change(Change::Write(offset, n, _)), _, None) => {
-                *offset >= len && anew(offset + *n as u64)
-            }
-            Op::Die(..) => false,
-            _ => true,
-        }
-    }
+fn op() -> impl Strategy<Value = Op> {
+    let power = || prop::option::weighted(0.7, any::<u64>());
+    let again = || prop::option::weighted(0.3, (0..20u32, power()));
+    let after = || prop_oneof![0..8u32, 0..60u32];
+    prop_oneof![
+        14 => (0..world::FILES, work()).prop_map(|(f, w)| Op::Do(f, w)),
+        1 => Just(Op::Remount),
+        2 => (0..world::FILES).prop_map(Op::Reopen),
+        3 => (power(), again()).prop_map(|(p, a)| Op::Crash(p, a)),
+        4 => (0..world::FILES, work(), after(), power(), again()).prop_map(|(f, w, n, p, a)| Op::Die(f, w, n, p, a)),
+    ]
 }
 
 /// What a change makes of a byte vector.
@@ -273,16 +143,28 @@ fn reference(change: &Change, content: &mut Vec<u8>) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+fn config(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
+    ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
+}
 
-    /// Without a journal: kills between operations, cuts right behind a sync.
+proptest! {
+    #![proptest_config(config(96))]
+
+    /// Without a journal: kills between operations and while whole blocks are added, cuts right behind a sync.
     #[test]
     fn without_a_journal_what_was_synced_lasts(ops in prop::collection::vec(op(), 1..30)) {
-        let mut world = World::new();
-        for op in &ops {
-            world.apply(op, Stands::Little);
-        }
-        world.apply(&Op::Kill, Stands::Little);
+        let mut world = World::without_journal();
+        ops.iter().for_each(|op| world.apply(op));
+        world.apply(&Op::Crash(None, None));
+    }
+
+    /// With a journal: kills and cuts at any moment.
+    #[test]
+    fn with_a_journal_what_was_synced_lasts(ops in prop::collection::vec(op(), 1..30)) {
+        let mut world = World::with_journal();
+        ops.iter().for_each(|op| world.apply(op));
+        world.apply(&Op::Crash(None, None));
+        world.apply(&Op::Remount);
     }
 }

@@ -415,9 +415,8 @@ impl Outcome {
             }
             Step::Change { length, groups, dropped } => {
                 self.inline = None;
-                for step in groups {
-                    self.change(step);
-                }
+                // Leaders stand last: one that starts anew must not forget what its span gets.
+                groups.iter().rev().for_each(|step| self.change(step));
                 dropped.iter().for_each(|group| self.drop_group(*group));
                 if let Some(len) = length {
                     self.len = Some(*len);

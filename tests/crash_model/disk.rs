@@ -191,8 +191,8 @@ pub(crate) struct Disk(Arc<Inner>);
 
 struct Inner {
     files: Mutex<BTreeMap<u64, Arc<Mutex<Bytes>>>>,
-    /// Removed, which is not durable yet.
-    removed: Mutex<BTreeMap<u64, Arc<Mutex<Bytes>>>>,
+    /// Removed, in order, which is not durable yet.
+    removed: Mutex<Vec<(u64, Arc<Mutex<Bytes>>)>>,
     /// Changes that still reach the disk; none does once it is zero. Negative: all.
     left: AtomicI64,
     /// Ticks with each look at the clock.
@@ -234,11 +234,9 @@ impl Disk {
         self.kill();
         self.0.cuts.fetch_add(1, Ordering::SeqCst);
         let mut files = self.0.files.lock();
-        for (number, bytes) in std::mem::take(&mut *self.0.removed.lock()) {
-            if chance.below(2) == 0 {
-                files.entry(number).or_insert(bytes);
-            }
-        }
+        let removed = std::mem::take(&mut *self.0.removed.lock());
+        let kept = chance.below(removed.len() + 1);
+        files.extend(removed.into_iter().skip(kept));
         for bytes in files.values() {
             bytes.lock().cut(chance);
         }
@@ -325,8 +323,8 @@ impl JournalStore for Logs {
         let number = LOGS + u64::from(number);
         if !self.0.0.files.lock().contains_key(&number) {
             self.0.charge()?;
-            // Its name is durable, so the one that was removed will not come back.
-            self.0.0.removed.lock().remove(&number);
+            // The directory is synced: what was removed from it will not come back.
+            self.0.0.removed.lock().clear();
         }
         Ok(Box::new(self.0.file(number)))
     }
@@ -336,7 +334,7 @@ impl JournalStore for Logs {
         let number = LOGS + u64::from(number);
         let gone = self.0.0.files.lock().remove(&number);
         let gone = gone.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-        self.0.0.removed.lock().insert(number, gone);
+        self.0.0.removed.lock().push((number, gone));
         Ok(())
     }
 

@@ -168,3 +168,14 @@ proptest! {
         world.apply(&Op::Remount);
     }
 }
+
+#[test]
+fn one_case() {
+    let mut world = World::with_journal();
+    let ops = [
+        Op::Remount,
+        Op::Do(0, Work::Change(Change::Write(4061, 4, 0))),
+        Op::Die(0, Work::Sync, 0, None, Some((8, Some(8151695640528254230)))),
+    ];
+    ops.iter().for_each(|op| world.apply(op));
+}

@@ -188,7 +188,10 @@ impl World {
         }
         if let Some(replay) = Replay::read(Box::new(Logs(self.disk.clone())), root())? {
             let replayed = replay.run(&mut Files(&self.disk))?;
-            assert_eq!(replayed.refused, [], "files were left as they are");
+            // One that was never durable may not be there for its records.
+            let lasting = |at: &FileId| (0..FILES).any(|file| id(file) == *at && self.files[file].lasting);
+            let refused: Vec<_> = replayed.refused.iter().filter(|(id, _)| lasting(id)).collect();
+            assert!(refused.is_empty(), "files were left as they are: {refused:?}");
         }
         self.start()
     }

@@ -129,7 +129,11 @@ impl<'f> Change<'f> {
         }
         let group = first.group();
         let now = self.before.get(&group.0).map_or(0, |loaded| sealed(loaded));
-        let taken = self.file.pending().taken(group, now);
+        let mut taken = self.file.pending().taken(group, now);
+        if group == FIRST && self.file.len() == 0 {
+            // What an inline file had stands in its record alone: were its block lost, a hole would not do.
+            taken |= 1;
+        }
         let blocks: Vec<_> = (first.0..).map(BlockIndex).zip(run.chunks(BLOCK)).collect();
         for part in blocks.chunk_by(|(a, _), (b, _)| (taken >> a.slot()) & 1 == (taken >> b.slot()) & 1) {
             let Some((start, _)) = part.first() else { continue };
@@ -346,8 +350,14 @@ impl<'f> Change<'f> {
             }
             if let Some(dirty) = pending.groups.get_mut(&change.group.0) {
                 dirty.pin = pin;
-                let in_place = change.blocks.iter().filter(|b| b.at == Where::InPlace);
-                dirty.fresh |= in_place.fold(0, |mask, b| mask | 1 << b.block.slot());
+                for block in &change.blocks {
+                    match block.at {
+                        Where::InPlace => dirty.fresh |= 1 << block.block.slot(),
+                        // A block that stands in the journal once is changed there: a hole would not do for it.
+                        Where::Record(..) => dirty.old |= 1 << block.block.slot(),
+                        Where::Hole => {}
+                    }
+                }
             }
         }
         self.dropped.iter().for_each(|group| pending.drop_group(*group));

@@ -15,7 +15,7 @@ use crate::crypto::FileKeys;
 use crate::format::ids::FileId;
 use crate::format::inline::{InlineHead, KIND_INLINE};
 use crate::format::journal::Draft;
-use crate::format::layout::{GroupIndex, INLINE_HEAD, MAP_PAGE, disk_len};
+use crate::format::layout::{BLOCK_U64, GroupIndex, INLINE_HEAD, MAP_PAGE, disk_len, is_inline};
 use crate::format::map::KIND_MAP;
 use crate::vault::LowerFile;
 
@@ -245,6 +245,14 @@ impl File {
         self.pending().high = self.len();
         self.journaled.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Called before `from..` of a file that will be at least `end` long is changed. What a killed process leaves of a
+    /// block that it overwrote in place does not open: a file stays fresh while it only grows by whole blocks.
+    pub(super) fn overwrites(&self, from: u64, end: u64) -> Result<()> {
+        let len = self.len();
+        let grows = from >= len && (len == 0 || !is_inline(len) && len.is_multiple_of(BLOCK_U64));
+        if grows || is_inline(len.max(end)) { Ok(()) } else { self.end_of_freshness() }
     }
 
     /// Whether changes go through the journal; stays so while the gate is held.

@@ -12,7 +12,7 @@ use super::checkpoint::tag_of;
 use super::file::File;
 use super::{ContentError, Fault, Result};
 use crate::format::journal::{NO_PAGE, PageTag};
-use crate::format::layout::{GROUP_BLOCKS, GroupIndex, MAP_PAGE, disk_len};
+use crate::format::layout::{BLOCK_U64, GROUP_BLOCKS, GroupIndex, MAP_PAGE, disk_len};
 use crate::format::map::{Entry, Leader, MapPage};
 
 /// Map pages kept by all open files together: 32 MiB, the maps of 4 GiB of plaintext.
@@ -207,7 +207,12 @@ impl File {
         if !self.exists(group)? {
             return Ok(Loaded::hole());
         }
-        let (page, tag) = self.read_page(group)?;
+        let (mut page, tag) = self.read_page(group)?;
+        // A process that was killed while the file grew may have left entries behind its end.
+        let end = self.len().div_ceil(BLOCK_U64).saturating_sub(group.first_block().0);
+        if let Some(behind) = page.entries.get_mut(usize::try_from(end).unwrap_or(usize::MAX)..) {
+            behind.fill(Entry::HOLE);
+        }
         Ok(Loaded { entries: page.entries, tag })
     }
 

@@ -142,6 +142,8 @@ impl Pending {
     /// Notes that the file ends at `len` from now on, and had `before` bytes.
     pub(super) fn cut(&mut self, len: u64, before: u64) {
         let mut range = len.div_ceil(BLOCK_U64)..before.div_ceil(BLOCK_U64);
+        // Of this cut alone: the blocks of an earlier one may have been written again.
+        self.drop_overlay(range.start..u64::MAX);
         if let Some(cut) = &self.cut {
             range = range.start.min(cut.start)..range.end.max(cut.end);
         }
@@ -152,7 +154,6 @@ impl Pending {
                 dirty.pin = None;
             }
         }
-        self.drop_overlay(range.start..u64::MAX);
         self.cut = Some(range);
     }
 }

@@ -15,6 +15,7 @@ impl File {
     /// Truncates or extends (with a hole).
     pub fn set_len(&self, len: u64) -> Result<()> {
         end_of(len, 0)?;
+        self.overwrites(len.min(self.len()), len)?;
         self.with_room(|| {
             let mut form = self.change_gate()?;
             let done = self.resize(&mut form, len);

@@ -23,6 +23,7 @@ impl File {
     /// `fallocate`: reserves space; grows the file unless `keep_size`.
     pub fn allocate(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
         let end = end_of(offset, len)?;
+        self.overwrites(self.len(), end)?;
         self.with_room(|| self.allocate_once(offset, end, keep_size))
     }
 
@@ -39,6 +40,7 @@ impl File {
 
     /// `fallocate` with PUNCH_HOLE: the range reads as zeros, its space is freed; the length stays.
     pub fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
+        self.overwrites(offset, 0)?;
         self.with_room(|| {
             let mut form = self.change_gate()?;
             let done = self.clear(&mut form, offset, offset.saturating_add(len), Space::Freed);
@@ -49,6 +51,7 @@ impl File {
     /// `fallocate` with ZERO_RANGE: the range reads as zeros and stays reserved; grows unless `keep_size`.
     pub fn zero_range(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
         let end = end_of(offset, len)?;
+        self.overwrites(offset.min(self.len()), end)?;
         self.with_room(|| self.zero_once(offset, end, keep_size))
     }
 

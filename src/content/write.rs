@@ -53,6 +53,7 @@ impl File {
         if data.is_empty() {
             return Ok(());
         }
+        self.overwrites(offset, end)?;
         self.with_room(|| self.write_once(offset, end, data))
     }
 

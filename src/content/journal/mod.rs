@@ -151,6 +151,8 @@ impl Journal {
     /// Begins a journal in a store whose old logs were replayed and removed.
     pub fn start(store: Box<dyn JournalStore>, root: JournalRoot, limits: Limits) -> io::Result<Arc<Self>> {
         let born_since = store.now();
+        // A process that was killed, or changed files in place, may have left them in the page cache alone.
+        store.sync_all()?;
         let first = (0, store.open(0)?);
         let spare = vec![(1, store.open(1)?)];
         for file in [&first.1, &spare[0].1] {

@@ -242,7 +242,10 @@ impl Replay {
         // An image belongs where its page was that, which is before the place it was written down at.
         files.iter_mut().for_each(|(_, history)| history.steps.sort_by_key(|(order, _)| *order));
         let all = files.len();
+        let mut images = None;
         if files.iter().any(|(_, history)| !history.steps.is_empty()) {
+            // The images speak for blocks and records that may be in the page cache alone.
+            self.store.sync_all()?;
             let (log, mut tail) = self.begin()?;
             for (at, batch) in files.chunks(BATCH).enumerate() {
                 finder.progress(at * BATCH, all);
@@ -250,10 +253,13 @@ impl Replay {
             }
             // Also what was in the page cache alone: the files' new blocks, the names that lead to them.
             self.store.sync_all()?;
-            drop(log);
+            images = Some(log.slot);
         }
         let keep = !replayed.refused.is_empty();
-        for slot in self.store.list()? {
+        let mut slots = self.store.list()?;
+        // The newest last: while it is there, the others are read with it or not at all.
+        slots.sort_by_key(|slot| (images == Some(*slot), self.generation(*slot)));
+        for slot in slots {
             let live = self.logs.iter().any(|log| log.slot == slot);
             if self.other.contains(&slot) || keep && live {
                 self.store.set_aside(slot)?;
@@ -274,6 +280,11 @@ impl Replay {
         let file = (slot, self.store.open(slot)?);
         let log = Log::begin(file, &self.root, generations, born_since, self.home)?;
         Ok((log, Tail::START))
+    }
+
+    /// Of the log in a slot; 0 where there is none that counts.
+    fn generation(&self, slot: u32) -> u64 {
+        self.logs.iter().find(|log| log.slot == slot).map_or(0, |log| log.header.generation)
     }
 
     fn oldest(&self) -> u64 {
@@ -415,9 +426,8 @@ impl Outcome {
             }
             Step::Change { length, groups, dropped } => {
                 self.inline = None;
-                for step in groups {
-                    self.change(step);
-                }
+                // Leaders stand last: one that starts anew must not forget what its span gets.
+                groups.iter().rev().for_each(|step| self.change(step));
                 dropped.iter().for_each(|group| self.drop_group(*group));
                 if let Some(len) = length {
                     self.len = Some(*len);

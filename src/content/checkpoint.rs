@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::file::{File, Form};
 use super::groups::bit;
-use super::pending::{Flight, Landing, sealed};
+use super::pending::{Flight, Keeper, Landing, sealed};
 use super::{ContentError, Result, unless_unsupported};
 use crate::format::journal::{Draft, PageTag};
 use crate::format::layout::{BLOCK, BLOCK_U64, BlockIndex, GROUP_BLOCKS, GroupIndex, disk_len, groups_in};
@@ -137,42 +137,39 @@ impl File {
         Ok(())
     }
 
-    /// Everything is in its place, durably: frees what it took, cuts and punches what is no more.
-    pub(super) fn land(&self) -> Result<()> {
-        let keeper = {
-            let _one = self.one_fill();
-            let _gate = self.gate.write();
-            let mut pending = self.pending();
-            let Some(flight) = pending.flight.take() else { return Ok(()) };
-            for (group, landing) in &flight.groups {
-                if let Some(dirty) = pending.groups.get_mut(group) {
-                    dirty.old = landing.new;
-                }
+    /// Everything is in its place, durably: frees what it took, cuts and punches what is no more. Gives what was kept
+    /// until now, to be dropped where no lock is held that its owner may want.
+    pub(super) fn land(&self) -> Result<Option<Keeper>> {
+        let _one = self.one_fill();
+        let _gate = self.gate.write();
+        let mut pending = self.pending();
+        let Some(flight) = pending.flight.take() else { return Ok(None) };
+        for (group, landing) in &flight.groups {
+            if let Some(dirty) = pending.groups.get_mut(group) {
+                dirty.old = landing.new;
             }
-            let high = pending.high.max(flight.len).max(self.len());
-            let ranges = punchable(&flight, &pending, high);
-            self.set_overlay(pending.has_overlay());
-            let keeper = if pending.is_empty() { pending.keeper.take() } else { None };
-            drop(pending);
-            self.free_space(high, ranges)?;
-            keeper
-        };
-        // Its owner may want locks of its own.
-        drop(keeper);
-        Ok(())
+        }
+        let high = pending.high.max(flight.len).max(self.len());
+        let ranges = punchable(&flight, &pending, high);
+        self.set_overlay(pending.has_overlay());
+        let keeper = if pending.is_empty() { pending.keeper.take() } else { None };
+        drop(pending);
+        self.free_space(high, ranges)?;
+        Ok(keeper)
     }
 
     /// Nobody has the file open, and it has lost its last name: what is pending goes to its place at once, and no crash
-    /// needs to be thought of.
-    pub fn let_go(&self) -> Result<()> {
+    /// needs to be thought of. Gives what was kept, as `land` does.
+    pub fn let_go(&self) -> Result<Option<Keeper>> {
+        let mut kept = None;
         for _ in 0..LET_GO_TRIES {
             if !self.snapshot()? {
                 break;
             }
             self.fill_places()?;
-            self.land()?;
+            kept = kept.or(self.land()?);
         }
-        Ok(())
+        Ok(kept)
     }
 
     fn free_space(&self, high: u64, ranges: Vec<(BlockIndex, u64)>) -> Result<()> {

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::checkpoint::tag_of;
 use super::groups::{Groups, Loaded};
 use super::journal::{Appended, Journal};
-use super::pending::Pending;
+use super::pending::{Keeper, Pending};
 use super::{ContentError, Fault, Result};
 use crate::crypto::FileKeys;
 use crate::format::ids::FileId;
@@ -267,7 +267,7 @@ impl File {
 
     /// Keeps `keeper` until nothing of the file is pending, and asks that this be soon. Gives back what is to be
     /// dropped now: `keeper` itself where nothing is pending, or one that was kept already.
-    pub fn keep_until_done(&self, keeper: Box<dyn Send + Sync>) -> Option<Box<dyn Send + Sync>> {
+    pub fn keep_until_done(&self, keeper: Keeper) -> Option<Keeper> {
         let Some(link) = &self.link else { return Some(keeper) };
         let before = {
             let mut pending = self.pending();

@@ -29,6 +29,7 @@ use crate::format::layout::{BlockIndex, GroupIndex};
 pub use file::{File, Link, LowerPlace};
 pub use journal::Journal;
 pub use map::MapReport;
+pub use pending::Keeper;
 
 /// Why an operation on a file's content failed.
 #[derive(Debug, thiserror::Error)]

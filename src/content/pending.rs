@@ -9,6 +9,9 @@ use super::journal::Place;
 use crate::format::journal::{NO_PAGE, PageTag};
 use crate::format::layout::{BLOCK_U64, GROUP_BLOCKS_U64, GroupIndex, MAP_PAGE};
 
+/// Something that is dropped when nothing of a file is pending any more.
+pub type Keeper = Box<dyn Send + Sync>;
+
 /// One bit a block of a group.
 pub(super) type Mask = u128;
 
@@ -84,7 +87,7 @@ pub(super) struct Pending {
     pub(super) high: u64,
     pub(super) flight: Option<Flight>,
     /// Held until nothing is pending.
-    pub(super) keeper: Option<Box<dyn Send + Sync>>,
+    pub(super) keeper: Option<Keeper>,
 }
 
 impl Pending {

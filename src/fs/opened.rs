@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::inode::{Inode, Table};
 use super::resolve::Anchor;
 use super::{Fs, FsError, Result};
-use crate::content::{self, Journal, Link};
+use crate::content::{self, Journal, Keeper, Link};
 use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
 use crate::vault::access::{self, Want};
@@ -147,13 +147,15 @@ impl Drop for Held {
             self.inode.writers.fetch_sub(1, Ordering::AcqRel);
         }
         let linger = self.table.take().map(|table| Linger { table, inode: Arc::clone(&self.inode) });
-        let done: Option<Box<dyn Send + Sync>> = {
+        let mut kept = None;
+        let done: Option<Keeper> = {
             let mut open = self.inode.open.lock();
             open.holders = open.holders.saturating_sub(1);
             if open.holders == 0 && self.file.content.is_pending() && self.file.content.is_gone() {
-                if let Err(e) = self.file.content.let_go() {
+                kept = self.file.content.let_go().unwrap_or_else(|e| {
                     log::error!("inode {}: unlinked, and not written back: {e}", self.inode.ino);
-                }
+                    None
+                });
             }
             match linger {
                 Some(linger) if open.holders == 0 && self.file.content.is_pending() => {
@@ -168,8 +170,8 @@ impl Drop for Held {
                 }
             }
         };
-        // It takes the lock.
-        drop(done);
+        // They take the lock.
+        drop((done, kept));
     }
 }
 

@@ -28,8 +28,9 @@ const MAX_DEPTH: usize = 4096;
 
 /// Replays what is there, then begins the journal of this mount, if it shall have one.
 pub(super) fn start(top: &OpenDir, keyring: &Keyring, options: &Options) -> Result<Option<Arc<Journal>>> {
+    let mut crashed = false;
     match replay(top, keyring) {
-        Ok(_) => {}
+        Ok(replayed) => crashed = replayed.is_some(),
         // What cannot be written cannot be mended, nor does it get worse.
         Err(FsError::Replay(e)) if options.read_only && e.raw_os_error() == Some(libc::EROFS) => {
             log::warn!(
@@ -38,13 +39,21 @@ pub(super) fn start(top: &OpenDir, keyring: &Keyring, options: &Options) -> Resu
         }
         Err(e) => return Err(e),
     }
-    if options.no_journal || options.read_only || options.shared {
+    if options.read_only {
+        return Ok(None);
+    }
+    if options.no_journal || options.shared {
+        let noted =
+            DiskJournal::open(top, true).and_then(|store| store.map_or(Ok(()), |s| s.note_in_place()));
+        if let Err(e) = noted {
+            log::warn!("the journal's directory: {e}");
+        }
         return Ok(None);
     }
     let root = JournalRoot::derive(keyring.vault_key());
     let begun = DiskJournal::open(top, true)
         .and_then(|store| store.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound)))
-        .and_then(|store| Journal::start(Box::new(store), root, Limits::default()));
+        .and_then(|store| Journal::start(Box::new(store.after_crash(crashed)), root, Limits::default()));
     match begun {
         Ok(journal) => Ok(Some(journal)),
         Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::entry::{open_dir_path, open_dir_read};
 use super::file::{DiskFile, LowerFile};
+use super::stat::stat_at;
 use super::{Listing, entry};
 use crate::format::journal::{Home, JOURNAL_DIR, Time};
 use crate::format::names::VAULT_DIR;
@@ -36,6 +37,10 @@ pub trait JournalStore: Send + Sync {
     }
     /// Makes everything on the vault's filesystem durable.
     fn sync_all(&self) -> io::Result<()>;
+    /// Whether every file is known to be durable as it lies: no process changed one in place since the last sync.
+    fn is_swept(&self) -> bool {
+        false
+    }
     /// This boot and this mount of the vault's filesystem.
     fn home(&self) -> Home;
     /// The clock that gives lower files their times.
@@ -48,7 +53,11 @@ pub struct DiskJournal {
     top: OwnedFd,
     dir: OwnedFd,
     home: Home,
+    swept: bool,
 }
+
+/// Says that files may have been changed without a journal since the vault was last made durable.
+const IN_PLACE: &str = "in-place";
 
 fn file_name(number: u32) -> String {
     format!("{number}.log")
@@ -68,7 +77,21 @@ impl DiskJournal {
             other => other?,
         };
         let home = home(&dir);
-        Ok(Some(Self { top: open_dir_read(&top, false)?, dir, home }))
+        let swept = stat_at(&dir, IN_PLACE) == Err(Errno::NOENT);
+        Ok(Some(Self { top: open_dir_read(&top, false)?, dir, home, swept }))
+    }
+
+    /// What [`JournalStore::is_swept`] says: after a crash the files are not, whatever was noted.
+    pub fn after_crash(mut self, crashed: bool) -> Self {
+        self.swept &= !crashed;
+        self
+    }
+
+    /// Notes that files are changed in place from now on. Only the page cache is meant, so the note need not be durable.
+    pub fn note_in_place(&self) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, IN_PLACE, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(())
     }
 }
 
@@ -147,7 +170,15 @@ impl JournalStore for DiskJournal {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(&self.top)?)
+        rustix::fs::syncfs(&self.top)?;
+        match entry::unlink(&self.dir, IN_PLACE) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn is_swept(&self) -> bool {
+        self.swept
     }
 
     fn home(&self) -> Home {

@@ -151,8 +151,10 @@ impl Journal {
     /// Begins a journal in a store whose old logs were replayed and removed.
     pub fn start(store: Box<dyn JournalStore>, root: JournalRoot, limits: Limits) -> io::Result<Arc<Self>> {
         let born_since = store.now();
-        // A process that was killed, or changed files in place, may have left them in the page cache alone.
-        store.sync_all()?;
+        if !store.is_swept() {
+            // A process that was killed, or changed files in place, may have left them in the page cache alone.
+            store.sync_all()?;
+        }
         let first = (0, store.open(0)?);
         let spare = vec![(1, store.open(1)?)];
         for file in [&first.1, &spare[0].1] {
@@ -436,7 +438,7 @@ impl Journal {
         if many && !self.unordered {
             self.store.sync_all()?;
         }
-        step(&mut left, &|file| file.land().map(|()| true));
+        step(&mut left, &|file| file.land().map(|keeper| drop(keeper)).map(|()| true));
         match failed {
             None => Ok(()),
             Some(e) => Err(e),
@@ -473,7 +475,10 @@ impl Journal {
         for _ in 0..2 {
             self.checkpoint()?;
         }
-        self.settle()?;
+        let made = self.state.lock().made.is_some();
+        if made {
+            self.settle()?;
+        }
         let mut state = self.state.lock();
         if !state.active.files.is_empty() {
             return Err(io::Error::other("changes are still being made"));

@@ -147,12 +147,21 @@ pub(super) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Ends with 0 when the vault is whole, 11 when faults were found, 130 when interrupted."
-)]
+#[command(after_help = "Examples:\n  \
+    envelopefs check ~/vault             changes nothing\n  \
+    envelopefs check --repair ~/vault    after a crash; go on after an interruption by running it again\n\n\
+    Ends with 0 when the vault is whole (afterwards), 11 when faults are there, 10 when --repair found none but\n\
+    could mend nothing because the vault is mounted, 130 when interrupted.")]
 pub(super) struct CheckArgs {
     /// The vault's directory; it must not be mounted for writing meanwhile.
     pub(super) vault: PathBuf,
+    /// Mend what a crash can leave; what cannot be placed goes to .envelopefs/lost+found.
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// With --repair, for a vault mounted without journal: files born since then that do not open were torn by a
+    /// power cut [seconds since 1970; default: what the journal says].
+    #[arg(long, value_name = "TIME", requires = "repair")]
+    pub(super) fresh_since: Option<i64>,
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,

@@ -83,8 +83,11 @@ fn large() -> Vec<u8> {
     (0..700_000u32).map(|i| (i / 7 % 251) as u8).collect()
 }
 
+/// What is torn, whether the file is inline, and how.
+type Tear = (&'static str, bool, fn(&fs::File));
+
 /// Ways in which a power cut tears a file that nobody synced.
-fn tears() -> Vec<(&'static str, bool, fn(&fs::File))> {
+fn tears() -> Vec<Tear> {
     vec![
         ("nothing was written", true, |f| f.set_len(0).unwrap()),
         ("cut within the record", true, |f| f.set_len(40).unwrap()),

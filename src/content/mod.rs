@@ -13,6 +13,7 @@ mod groups;
 mod map;
 mod read;
 mod resize;
+pub mod salvage;
 mod seek;
 mod space;
 mod span;

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::fs::recover::Mended;
 
 /// What sort of fault: a script may treat leftovers of a crash unlike damage.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
@@ -43,9 +45,9 @@ pub struct Fault {
     pub what: String,
 }
 
-/// What was looked at, and what was found.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct Report {
+/// What was looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
     /// Regular files.
     pub files: u64,
     /// Directories, with the top.
@@ -56,8 +58,34 @@ pub struct Report {
     pub others: u64,
     /// Bytes of lower files that were read.
     pub bytes: u64,
-    /// Every fault, by lower path.
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.files += more.files;
+        self.directories += more.directories;
+        self.symlinks += more.symlinks;
+        self.others += more.others;
+        self.bytes += more.bytes;
+    }
+}
+
+/// What was looked at, what was found, and what was mended.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Report {
+    /// What was looked at.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Every fault that is there now, by lower path.
     pub faults: Vec<Fault>,
+    /// What a repair mended, by lower path.
+    pub mended: Vec<Mended>,
+    /// Objects in `.envelopefs/lost+found`.
+    pub lost_found: u64,
+    /// What an interrupted repair had found whole was not looked at again.
+    pub resumed: bool,
+    /// The vault was mounted: nothing was mended, and a file that changed meanwhile may look damaged.
+    pub mounted: bool,
     /// Whether someone stopped the check before its end.
     pub interrupted: bool,
 }

@@ -4,14 +4,16 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use super::content;
 use super::names::{self, Name};
 use super::report::{Fault, Kind, Report};
+use super::state::StateFile;
+use super::track::{Home, Reached, Track};
+use super::{content, repair};
 use crate::crypto::{DirKey, LinkKey};
 use crate::keys::Keyring;
 
@@ -24,25 +26,53 @@ pub trait Progress: Sync {
     fn read(&self, bytes: u64) -> bool;
     /// A regular file is done.
     fn file_done(&self);
+    /// A repair has mended one more regular file, or found nothing to mend in it; false stops it.
+    fn mended(&self) -> bool {
+        true
+    }
+}
+
+/// Where a walk begins, and where it notes how far it came.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// What an earlier run has done.
+    pub(super) earlier: Reached,
+    /// Where to note it.
+    pub(super) state: Option<StateFile>,
 }
 
 struct Task {
     lower: PathBuf,
     plain: Option<PathBuf>,
+    /// The directory that answers for it.
+    home: Arc<Home>,
 }
 
 struct Walk<'a> {
     top: &'a Path,
     keyring: &'a Keyring,
     progress: &'a dyn Progress,
+    earlier: Reached,
     report: Mutex<Report>,
-    bytes: AtomicU64,
+    track: Mutex<(Track, Option<StateFile>)>,
 }
 
 /// Checks the vault at `top` with `jobs` files open at once.
 pub fn check(top: &Path, keyring: &Keyring, jobs: usize, progress: &dyn Progress) -> Report {
-    let walk =
-        Walk { top, keyring, progress, report: Mutex::new(Report::default()), bytes: AtomicU64::new(0) };
+    run(top, keyring, jobs, progress, Plan::default())
+}
+
+/// Checks what `plan` leaves to be checked.
+pub(super) fn run(top: &Path, keyring: &Keyring, jobs: usize, progress: &dyn Progress, plan: Plan) -> Report {
+    let track = Track::from(plan.earlier.clone());
+    let walk = Walk {
+        top,
+        keyring,
+        progress,
+        earlier: plan.earlier,
+        report: Mutex::new(Report::default()),
+        track: Mutex::new((track, plan.state)),
+    };
     let (sender, receiver) = bounded(QUEUE);
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
@@ -54,77 +84,165 @@ pub fn check(top: &Path, keyring: &Keyring, jobs: usize, progress: &dyn Progress
         drop(sender);
     });
     let mut report = walk.report.into_inner();
-    report.bytes = walk.bytes.into_inner();
+    let (track, state) = walk.track.into_inner();
+    report.counts = track.total();
     report.faults.sort();
+    if let Some(mut state) = state {
+        if report.interrupted {
+            // Without a state the next run begins anew.
+            let _ = state.write(track.reached());
+        } else {
+            state.remove();
+        }
+    }
     report
 }
 
 impl Walk<'_> {
-    fn fault(&self, lower: &Path, plain: Option<&Path>, kind: Kind, what: impl Into<String>) {
-        let lower = lower.strip_prefix(self.top).unwrap_or(lower).to_owned();
+    fn fault(
+        &self,
+        home: Option<&Home>,
+        lower: &Path,
+        plain: Option<&Path>,
+        kind: Kind,
+        what: impl Into<String>,
+    ) {
+        if let Some(home) = home {
+            home.faulted();
+        }
+        let lower = self.relative(lower);
         let fault = Fault { lower, plain: plain.map(Path::to_owned), kind, what: what.into() };
         self.report.lock().faults.push(fault);
+    }
+
+    fn relative(&self, lower: &Path) -> PathBuf {
+        lower.strip_prefix(self.top).unwrap_or(lower).to_owned()
     }
 
     fn stopped(&self) -> bool {
         self.report.lock().interrupted
     }
 
+    fn stop(&self) {
+        self.report.lock().interrupted = true;
+    }
+
+    /// One thing of a directory is done.
+    fn done(&self, home: &Home) {
+        let mut guard = self.track.lock();
+        let (track, state) = &mut *guard;
+        track.done(home);
+        if let Some(state) = state.as_mut().filter(|s| s.is_due()) {
+            // A run that cannot note how far it came goes on all the same.
+            let _ = state.write(track.reached());
+        }
+    }
+
     /// Opens files until the lister is done.
     fn work(&self, tasks: Receiver<Task>) {
         for task in tasks {
-            if self.stopped() {
+            // What a stopped check leaves out stays pending, and so does its directory.
+            if !self.stopped() && self.verify(&task) {
+                self.progress.file_done();
+                self.done(&task.home);
+            }
+        }
+    }
+
+    /// Opens a file; gives whether that came to its end.
+    fn verify(&self, task: &Task) -> bool {
+        let mut before = 0;
+        let mut whole = true;
+        let mut progress = |done: u64| {
+            let more = self.progress.read(done.saturating_sub(before));
+            before = done;
+            if !more {
+                whole = false;
+                self.stop();
+            }
+            more
+        };
+        let mut fault =
+            |kind, what| self.fault(Some(&task.home), &task.lower, task.plain.as_deref(), kind, what);
+        let read = match names::open(&task.lower) {
+            Ok(file) => content::verify(file, self.keyring, &mut fault, &mut progress),
+            Err(e) => {
+                fault(Kind::Io, e.to_string());
+                0
+            }
+        };
+        task.home.count(|c| {
+            c.files += 1;
+            c.bytes += read;
+        });
+        whole
+    }
+
+    /// Lists every directory, each before those in it, in the order of their lower names; hands regular files over.
+    fn list(&self, files: &Sender<Task>) {
+        let inside = repair::look_inside(self.top, &mut |lower, kind, what| {
+            self.fault(None, &lower, None, kind, what);
+        });
+        self.report.lock().lost_found = inside;
+        let mut open = vec![(self.top.to_owned(), Some(PathBuf::new()))];
+        while let Some((lower, plain)) = open.pop() {
+            let at = self.relative(&lower);
+            let covered = self.earlier.covers(&at);
+            let home = self.track.lock().0.enter(at);
+            let dir = Task { lower, plain, home };
+            if !self.list_one(&dir, covered, &mut open, files) {
+                return self.stop();
+            }
+            self.done(&dir.home);
+        }
+    }
+
+    /// Lists a directory; one that is covered only for the directories in it. False: stopped.
+    fn list_one(
+        &self,
+        dir: &Task,
+        covered: bool,
+        open: &mut Vec<(PathBuf, Option<PathBuf>)>,
+        files: &Sender<Task>,
+    ) -> bool {
+        if !covered {
+            dir.home.count(|c| c.directories += 1);
+        }
+        let key = self.dir_key(dir, covered);
+        let siblings = match siblings(&dir.lower) {
+            Ok(siblings) => siblings,
+            Err(e) => {
+                self.fault(Some(&dir.home), &dir.lower, dir.plain.as_deref(), Kind::Io, e.to_string());
+                return true;
+            }
+        };
+        let mut names: Vec<_> = siblings.iter().collect();
+        names.sort_unstable();
+        let mut inner = Vec::new();
+        for lower in names {
+            if self.stopped() || !self.progress.read(0) {
+                return false;
+            }
+            if covered && !self.leads_on(dir, lower) {
                 continue;
             }
-            let mut before = 0;
-            let mut progress = |done: u64| {
-                let more = self.progress.read(done.saturating_sub(before));
-                before = done;
-                if !more {
-                    self.report.lock().interrupted = true;
-                }
-                more
-            };
-            let mut fault = |kind, what| self.fault(&task.lower, task.plain.as_deref(), kind, what);
-            match names::open(&task.lower) {
-                Ok(file) => {
-                    let read = content::verify(file, self.keyring, &mut fault, &mut progress);
-                    self.bytes.fetch_add(read, Ordering::Relaxed);
-                }
-                Err(e) => fault(Kind::Io, e.to_string()),
-            }
-            self.report.lock().files += 1;
-            self.progress.file_done();
-        }
-    }
-
-    /// Lists every directory; hands regular files over.
-    fn list(&self, files: &Sender<Task>) {
-        let mut open = vec![Task { lower: self.top.to_owned(), plain: Some(PathBuf::new()) }];
-        while let Some(dir) = open.pop() {
-            self.report.lock().directories += 1;
-            let key = self.dir_key(&dir);
-            let siblings = match siblings(&dir.lower) {
-                Ok(siblings) => siblings,
-                Err(e) => {
-                    self.fault(&dir.lower, dir.plain.as_deref(), Kind::Io, e.to_string());
-                    continue;
-                }
-            };
-            for lower in &siblings {
-                if self.stopped() || !self.progress.read(0) {
-                    self.report.lock().interrupted = true;
-                    return;
-                }
-                if let Some(entry) = self.judge(&dir, lower, &siblings, key.as_ref()) {
-                    self.enter(entry, &mut open, files);
-                }
+            if let Some(entry) = self.judge(dir, lower, &siblings, key.as_ref()) {
+                self.enter(entry, &mut inner, files);
             }
         }
+        open.extend(inner.into_iter().rev());
+        true
     }
 
-    fn dir_key(&self, dir: &Task) -> Option<DirKey> {
-        let fault = |kind, what| self.fault(&dir.lower, dir.plain.as_deref(), kind, what);
+    /// Whether an entry of a covered directory is a directory in which something is left to do.
+    fn leads_on(&self, dir: &Task, lower: &[u8]) -> bool {
+        let path = dir.lower.join(names::component(lower));
+        !self.earlier.covers_below(&self.relative(&path))
+            && fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir())
+    }
+
+    fn dir_key(&self, dir: &Task, covered: bool) -> Option<DirKey> {
+        let fault = |kind, what| self.fault(Some(&dir.home), &dir.lower, dir.plain.as_deref(), kind, what);
         let file = match File::open(&dir.lower) {
             Ok(file) => file,
             Err(e) => {
@@ -134,7 +252,10 @@ impl Walk<'_> {
         };
         match names::dir_id(&file) {
             Ok(id) => {
-                names::xattrs(&file, self.keyring.vault_key(), &id.0, &mut |why| fault(Kind::Xattr, why));
+                if !covered {
+                    let key = self.keyring.vault_key();
+                    names::xattrs(&file, key, &id.0, &mut |why| fault(Kind::Xattr, why));
+                }
                 Some(DirKey::derive(self.keyring.vault_key(), &id))
             }
             Err(why) => {
@@ -153,18 +274,18 @@ impl Walk<'_> {
         key: Option<&DirKey>,
     ) -> Option<Task> {
         let path = dir.lower.join(names::component(lower));
-        let beside = |kind, what: &str| self.fault(&path, dir.plain.as_deref(), kind, what);
+        let beside = |kind, what: &str| self.fault(Some(&dir.home), &path, dir.plain.as_deref(), kind, what);
+        let entry = |plain| Some(Task { lower: path.clone(), plain, home: Arc::clone(&dir.home) });
         match names::judge(&dir.lower, lower, siblings, key) {
             Name::Entry(Ok(name)) => {
-                let plain = dir.plain.as_ref().map(|p| p.join(names::component(&name)));
-                return Some(Task { lower: path, plain });
+                return entry(dir.plain.as_ref().map(|p| p.join(names::component(&name))));
             }
             Name::Entry(Err(why)) => {
                 // Below a directory without id each name would be one more line about the same loss.
                 if key.is_some() {
                     beside(Kind::Name, &why);
                 }
-                return Some(Task { lower: path, plain: None });
+                return entry(None);
             }
             Name::Vault if dir.lower == self.top => {}
             Name::Sidecar => {}
@@ -174,27 +295,31 @@ impl Walk<'_> {
         None
     }
 
-    fn enter(&self, entry: Task, open: &mut Vec<Task>, files: &Sender<Task>) {
+    fn enter(&self, entry: Task, inner: &mut Vec<(PathBuf, Option<PathBuf>)>, files: &Sender<Task>) {
+        let fault = |kind, what| {
+            self.fault(Some(&entry.home), &entry.lower, entry.plain.as_deref(), kind, what);
+        };
         let meta = match fs::symlink_metadata(&entry.lower) {
             Ok(meta) => meta,
-            Err(e) => return self.fault(&entry.lower, entry.plain.as_deref(), Kind::Io, e.to_string()),
+            Err(e) => return fault(Kind::Io, e.to_string()),
         };
         if meta.is_dir() {
-            open.push(entry);
+            inner.push((entry.lower, entry.plain));
         } else if meta.is_file() {
+            entry.home.begin();
             // The workers end only after this sender is gone.
             let _ = files.send(entry);
         } else if meta.is_symlink() {
-            self.report.lock().symlinks += 1;
+            entry.home.count(|c| c.symlinks += 1);
             let link = LinkKey::derive(self.keyring.vault_key());
             let decoded = fs::read_link(&entry.lower).map_err(|e| e.to_string()).and_then(|t| {
                 link.decode(t.as_os_str().as_bytes()).map_err(|_| "its target does not decode".into())
             });
             if let Err(why) = decoded {
-                self.fault(&entry.lower, entry.plain.as_deref(), Kind::Symlink, why);
+                fault(Kind::Symlink, why);
             }
         } else {
-            self.report.lock().others += 1;
+            entry.home.count(|c| c.others += 1);
         }
     }
 }

@@ -33,6 +33,8 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// Opens every name and block of a vault; lists the faults.
     Check(CheckArgs),
+    /// Copies out of a damaged lower file every block that still opens.
+    Salvage(SalvageArgs),
     /// Works on the keys of the embedded KMS.
     Kms(KmsArgs),
     /// Measures.
@@ -150,18 +152,49 @@ pub(super) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Ends with 0 when the vault is whole, 11 when faults were found, 130 when interrupted."
-)]
+#[command(after_help = "Examples:\n  \
+    envelopefs check ~/vault             changes nothing\n  \
+    envelopefs check --repair ~/vault    after a crash; go on after an interruption by running it again\n\n\
+    Ends with 0 when the vault is whole (afterwards), 11 when faults are there, 10 when --repair found none but\n\
+    could mend nothing because the vault is mounted, 130 when interrupted.")]
 pub(super) struct CheckArgs {
     /// The vault's directory; it must not be mounted for writing meanwhile.
     pub(super) vault: PathBuf,
+    /// Mend what a crash can leave; what cannot be placed goes to .envelopefs/lost+found.
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// With --repair, for a vault mounted without journal: files born since then that do not open were torn by a
+    /// power cut [seconds since 1970; default: what the journal says].
+    #[arg(long, value_name = "TIME", requires = "repair")]
+    pub(super) fresh_since: Option<i64>,
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,
     /// Files that are opened at once (default: one a core).
     #[arg(long, value_name = "N")]
     pub(super) jobs: Option<usize>,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Ends with 0 when all of the file opened, 11 when something is lost.\n\n\
+    Examples:\n  \
+    envelopefs salvage ~/vault/kS0cq... -o letter\n  \
+    envelopefs salvage --vault ~/vault /backup/kS0cq... -o letter")]
+pub(super) struct SalvageArgs {
+    /// A lower file (ciphertext): in a vault, in its lost+found, or a copy that has its xattrs.
+    pub(super) file: PathBuf,
+    /// Where the plaintext goes, with a map of its blocks beside it in OUT.map; never in the vault [default:
+    /// salvaged-FILEID].
+    #[arg(long, short, value_name = "OUT")]
+    pub(super) out: Option<PathBuf>,
+    /// The vault that the file is from, where it does not lie in it.
+    #[arg(long, value_name = "VAULT")]
+    pub(super) vault: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
     #[command(flatten)]
     pub(super) key: KeyArgs,
 }

@@ -84,7 +84,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
-fn header_of(file: &File, path: &Path) -> Result<Vec<u8>, CliError> {
+pub(super) fn header_of(file: &File, path: &Path) -> Result<Vec<u8>, CliError> {
     let mut bytes = vec![0; MAX_HEADER];
     match rustix::fs::fgetxattr(file, HEADER_XATTR, &mut bytes) {
         Ok(len) => {
@@ -97,7 +97,7 @@ fn header_of(file: &File, path: &Path) -> Result<Vec<u8>, CliError> {
 }
 
 /// The vault that a lower file lies in: the nearest directory above it with a volume config.
-fn vault_of(file: &Path) -> Option<PathBuf> {
+pub(super) fn vault_of(file: &Path) -> Option<PathBuf> {
     let file = file.canonicalize().ok()?;
     let above = file.ancestors().skip(1).find(|dir| dir.join(VAULT_DIR).join(CONFIG_FILE).is_file());
     above.map(Path::to_owned)

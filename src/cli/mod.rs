@@ -21,6 +21,7 @@ mod logging;
 mod mount;
 mod mount_options;
 mod mount_point;
+mod salvage;
 mod sandbox;
 mod seccomp;
 mod secrets;
@@ -72,6 +73,7 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
         Command::Info(args) => info::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Salvage(args) => salvage::run(&args),
         Command::Kms(args) => {
             kms::run(&args, &|| args_passphrase(&args)).map_err(CliError::Kms).map(|()| Exit::Ok)
         }

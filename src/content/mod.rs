@@ -18,6 +18,7 @@ mod map;
 mod pending;
 mod read;
 mod resize;
+pub mod salvage;
 mod seek;
 mod space;
 mod span;

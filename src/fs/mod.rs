@@ -17,6 +17,7 @@ mod listing;
 mod lookup;
 mod make;
 mod opened;
+pub mod recover;
 mod remove;
 mod rename;
 mod replay;

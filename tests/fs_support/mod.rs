@@ -48,6 +48,11 @@ impl Vault {
         Unlock { kms_dir: Some(self.base.path().join("kms")), passphrase: None }
     }
 
+    /// Its keys.
+    pub fn keyring(&self) -> keys::Keyring {
+        keys::open_vault(&self.lower(), &self.unlock()).expect("the keys open")
+    }
+
     /// Opens it.
     pub fn open(&self) -> Fs {
         self.open_with(Options::default()).expect("the vault opens")
@@ -55,8 +60,7 @@ impl Vault {
 
     /// Opens it with options.
     pub fn open_with(&self, options: Options) -> Result<Fs, FsError> {
-        let keyring = keys::open_vault(&self.lower(), &self.unlock()).expect("the keys open");
-        Fs::open(&self.lower(), keyring, options)
+        Fs::open(&self.lower(), self.keyring(), options)
     }
 }
 

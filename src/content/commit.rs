@@ -364,6 +364,7 @@ impl<'f> Change<'f> {
         if len < self.file.len() {
             pending.cut(len, self.file.len());
         }
+        pending.inline = None;
         pending.high = pending.high.max(len);
         self.file.set_overlay(pending.has_overlay());
     }

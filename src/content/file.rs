@@ -27,6 +27,9 @@ pub(super) enum Form {
     Grouped,
 }
 
+/// How often a change is tried again when space ran out: a checkpoint frees the journal's, and what was punched or cut.
+const ROOM_TRIES: usize = 2;
+
 /// Where a file is, for a replay to find it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LowerPlace {
@@ -70,6 +73,7 @@ pub struct File {
     /// Whether something was written to its place since the lower file was last synced.
     unsynced: AtomicBool,
     one_sync: Mutex<()>,
+    one_fill: Mutex<()>,
     times: Mutex<()>,
     /// The newest record, for `Journal::sync`.
     ticket: AtomicU64,
@@ -192,6 +196,7 @@ impl File {
             overlay: AtomicBool::new(false),
             unsynced: AtomicBool::new(false),
             one_sync: Mutex::default(),
+            one_fill: Mutex::default(),
             times: Mutex::default(),
             ticket: AtomicU64::new(0),
             named_in: AtomicU64::new(0),
@@ -297,15 +302,24 @@ impl File {
     pub(super) fn with_room(&self, change: impl Fn() -> Result<()>) -> Result<()> {
         let Some(link) = &self.link else { return change() };
         link.journal.admit()?;
-        match change() {
-            Err(ContentError::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-                if link.journal.checkpoint().is_err() {
-                    return Err(e.into());
+        let mut done = change();
+        for _ in 0..ROOM_TRIES {
+            match &done {
+                Err(ContentError::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                    if link.journal.checkpoint().is_err() {
+                        break;
+                    }
+                    done = change();
                 }
-                change()
+                _ => break,
             }
-            other => other,
         }
+        done
+    }
+
+    /// Whether the lower file has lost its last name.
+    pub fn is_gone(&self) -> bool {
+        self.lower().is_gone()
     }
 
     /// Appends a record of this file; `pages`: how many pages it makes pending.
@@ -352,6 +366,10 @@ impl File {
 
     pub(super) fn set_overlay(&self, some: bool) {
         self.overlay.store(some, Ordering::Release);
+    }
+
+    pub(super) fn one_fill(&self) -> MutexGuard<'_, ()> {
+        self.one_fill.lock()
     }
 
     pub(super) fn one_sync(&self) -> MutexGuard<'_, ()> {

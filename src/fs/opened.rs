@@ -150,6 +150,11 @@ impl Drop for Held {
         let done: Option<Box<dyn Send + Sync>> = {
             let mut open = self.inode.open.lock();
             open.holders = open.holders.saturating_sub(1);
+            if open.holders == 0 && self.file.content.is_pending() && self.file.content.is_gone() {
+                if let Err(e) = self.file.content.let_go() {
+                    log::error!("inode {}: unlinked, and not written back: {e}", self.inode.ino);
+                }
+            }
             match linger {
                 Some(linger) if open.holders == 0 && self.file.content.is_pending() => {
                     self.file.content.keep_until_done(Box::new(linger))

@@ -58,6 +58,8 @@ impl Default for Limits {
     }
 }
 
+/// Bytes of each log that are set aside, so that what is there can be changed on a full disk: more than a request has.
+const RESERVED: u64 = 2 << 20;
 /// Pause after a checkpoint that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Leaves out what makes the order of writes durable, so that a test can see the harness find it. Debug builds only.
@@ -153,6 +155,18 @@ impl Journal {
         store.sync_all()?;
         let first = (0, store.open(0)?);
         let spare = vec![(1, store.open(1)?)];
+        for file in [&first.1, &spare[0].1] {
+            match file.reserve(0, RESERVED) {
+                Ok(()) => {}
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {}
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                    ::log::warn!(
+                        "no room for the journal: durable files cannot be changed until there is: {e}"
+                    );
+                }
+                Err(e) => return Err(e),
+            }
+        }
         let log = Log::begin(first, &root, (1, 1), born_since, store.home())?;
         // What was made since then must be found again, whatever else is lost.
         log.sync()?;

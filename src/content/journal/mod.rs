@@ -344,10 +344,19 @@ impl Journal {
         if old_left {
             self.checkpoint_old()?;
         }
+        let active = Arc::clone(&self.state.lock().active.log);
+        if !self.unordered {
+            active.sync()?;
+        }
+        drop(active);
         {
             let mut state = self.state.lock();
             if state.active.is_empty() {
                 return Ok(());
+            }
+            // Records of the next log must not outlive those before them. What came since the line above is little.
+            if !self.unordered {
+                state.active.log.sync()?;
             }
             self.switch(&mut state)?;
         }
@@ -478,11 +487,12 @@ impl Journal {
         if !state.active.files.is_empty() {
             return Err(io::Error::other("changes are still being made"));
         }
-        let slots: Vec<u32> = std::mem::take(&mut state.spare).into_iter().map(|(slot, _)| slot).collect();
+        state.spare.clear();
         let active = state.active.log.slot;
         drop(state);
-        // The newest last: it tells which of the others count.
-        for slot in slots.into_iter().chain([active]) {
+        // Also one that an error left behind. The newest last: it tells which of the others count.
+        let others = self.store.list()?.into_iter().filter(|slot| *slot != active);
+        for slot in others.chain([active]) {
             self.store.remove(slot)?;
         }
         Ok(())

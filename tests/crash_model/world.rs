@@ -48,6 +48,12 @@ pub(crate) struct World {
     files: Vec<One>,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        self.disk.clear();
+    }
+}
+
 /// Finds the files of a [`Disk`].
 struct Files<'a>(&'a Disk);
 

@@ -214,3 +214,85 @@ fn every_failing_call_is_told_and_leaves_nothing() {
         assert!(failed < most as usize, "{call} is made more often than the bound");
     }
 }
+
+/// A small disk in memory that goes with the test.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: PathBuf, options: &str) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).status();
+        mounted.is_ok_and(|s| s.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// On a disk that is out of inodes, or of space, nothing new appears and nothing stays; what needs no room works, and
+/// everything does once there is some.
+#[test]
+fn a_full_disk_makes_nothing_by_halves() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    for options in ["size=64m,nr_inodes=64", "size=12m"] {
+        let base = tempfile::tempdir().unwrap();
+        let Some(disk) = Small::mount(base.path().join("vault"), options) else {
+            eprintln!("skipped: no tmpfs");
+            return;
+        };
+        drop(Engine::create(&base.path().join("kms"), &Protection::KeyFile).unwrap());
+        ensure_embedded_key(DEFAULT_URI, &unlock(base.path())).unwrap();
+        init_vault(&disk.0, DEFAULT_URI, &unlock(base.path())).unwrap();
+        let ring = keys::open_vault(&disk.0, &unlock(base.path())).unwrap();
+        let fs = Fs::open(&disk.0, ring, Options::default()).unwrap();
+        let (_, fh) = fs.create(&USER, TOP, b"there", 0o644, libc::O_RDWR).unwrap();
+        fs.release(fh);
+        let before = names(&fs);
+        let junk = disk.0.join(".envelopefs/junk");
+        std::fs::create_dir(&junk).unwrap();
+        let fill = |n: usize| {
+            let path = junk.join(n.to_string());
+            std::fs::write(&path, if options.contains("nr_inodes") { &[][..] } else { &[7; 4096] })
+        };
+        let full = (0..).find(|n| fill(*n).is_err()).unwrap();
+        let long = [b'n'; 200];
+        let told = |e: FsError| assert_eq!(e.errno(), libc::ENOSPC, "{options}: {e}");
+        let seen = Seen { lower: disk.0.clone(), faults: 0 };
+        for name in [&b"short"[..], &long] {
+            let made = [
+                fs.mkdir(&USER, TOP, name, 0o755).map(drop),
+                fs.create(&USER, TOP, name, 0o644, libc::O_RDWR | libc::O_EXCL)
+                    .map(|made| fs.release(made.1)),
+                fs.symlink(&USER, TOP, name, &[b't'; 2000]).map(drop),
+                fs.mknod(&USER, TOP, name, libc::S_IFIFO | 0o644, 0).map(drop),
+            ];
+            // What needs an inode and no block may have come to be.
+            for error in made.into_iter().filter_map(Result::err).filter(|e| e.errno() != libc::EEXIST) {
+                told(error);
+            }
+            seen.nothing_stays();
+            for made in names(&fs).iter().filter(|n| !before.contains(n)) {
+                fs.unlink(TOP, made).or_else(|_| fs.rmdir(TOP, made)).unwrap();
+            }
+        }
+        fs.rename(TOP, b"there", TOP, b"moved", 0).expect("a rename needs no room");
+        fs.rename(TOP, b"moved", TOP, &long, 0).expect_err("a long name needs a sidecar");
+        seen.nothing_stays();
+        assert_eq!(names(&fs), [b"moved".to_vec()]);
+        assert!(full > 4);
+        std::fs::remove_dir_all(&junk).unwrap();
+        fs.mkdir(&USER, TOP, &long, 0o755).unwrap();
+        fs.symlink(&USER, TOP, b"symlink", &[b't'; 2000]).unwrap();
+        let (_, fh) = fs.create(&USER, TOP, b"file", 0o644, libc::O_RDWR).unwrap();
+        fs.write(fh, 0, &[1; 9000], false).unwrap();
+        fs.fsync(fh, true).unwrap();
+        fs.release(fh);
+        fs.close();
+    }
+}

@@ -252,6 +252,16 @@ fn what_was_mended_stays_mended() {
             Op::Fault(0, Work::Checkpoint, 1),
             dies(Change::Punch(8189, 1), 2, Some(10_818_746_912_936_298_248), None),
         ],
+        // A log whose space was used again before its new header was durable.
+        vec![
+            Op::Do(1, Work::Change(Change::Zero(4061, 4, false))),
+            write(1, 1, 4096),
+            settle(),
+            write(1, 8192, 1),
+            Op::Do(0, Work::Checkpoint),
+            Op::Fault(0, Work::Change(Change::Write(4061, 36_900, 0)), 1),
+            Op::Crash(Some(1_553_883_329_746_573_251), None),
+        ],
     ];
     for case in cases {
         let mut world = World::with_journal();

@@ -10,12 +10,13 @@ use super::checkpoint::tag_of;
 use super::groups::{Groups, Loaded};
 use super::journal::{Appended, Journal};
 use super::pending::{Keeper, Pending};
+use super::write::{BLOCKS_AT_ONCE, SPAN_PLAIN};
 use super::{ContentError, Fault, Result};
 use crate::crypto::FileKeys;
 use crate::format::ids::FileId;
 use crate::format::inline::{InlineHead, KIND_INLINE};
 use crate::format::journal::Draft;
-use crate::format::layout::{BLOCK_U64, GroupIndex, INLINE_HEAD, MAP_PAGE, disk_len, is_inline};
+use crate::format::layout::{BLOCK_U64, GROUP_PLAIN, GroupIndex, INLINE_HEAD, MAP_PAGE, disk_len, is_inline};
 use crate::format::map::KIND_MAP;
 use crate::vault::LowerFile;
 
@@ -248,11 +249,18 @@ impl File {
     }
 
     /// Called before `from..` of a file that will be at least `end` long is changed. What a killed process leaves of a
-    /// block that it overwrote in place does not open: a file stays fresh while it only grows by whole blocks.
+    /// block that it overwrote in place does not open, and map pages that it wrote before the length speak for blocks
+    /// behind the end: a file stays fresh while it only grows by whole blocks, and the page with the length is the only
+    /// one of those that it had that changes.
     pub(super) fn overwrites(&self, from: u64, end: u64) -> Result<()> {
         let len = self.len();
-        let grows = from >= len && (len == 0 || !is_inline(len) && len.is_multiple_of(BLOCK_U64));
-        if grows || is_inline(len.max(end)) { Ok(()) } else { self.end_of_freshness() }
+        if is_inline(len.max(end)) {
+            return Ok(());
+        }
+        let one_page = len <= GROUP_PLAIN || len.is_multiple_of(GROUP_PLAIN) && len <= SPAN_PLAIN;
+        let whole = len == 0 || !is_inline(len) && len.is_multiple_of(BLOCK_U64);
+        let at_once = end.saturating_sub(from) <= BLOCKS_AT_ONCE * BLOCK_U64;
+        if from >= len && one_page && whole && at_once { Ok(()) } else { self.end_of_freshness() }
     }
 
     /// Whether changes go through the journal; stays so while the gate is held.

@@ -21,7 +21,7 @@ use crate::pipeline::{self, Piece};
 /// Plaintext bytes that one leader answers for: 1 GiB.
 pub(super) const SPAN_PLAIN: u64 = LEADER_SPAN * GROUP_PLAIN;
 /// Blocks sealed in one go: bounds the buffer of a thread (2 MiB) whatever a caller writes at once.
-const BLOCKS_AT_ONCE: u64 = 512;
+pub(super) const BLOCKS_AT_ONCE: u64 = 512;
 /// A thread's buffer is given back to the system when it grew beyond this.
 const KEEP_BUFFER: usize = (BLOCKS_AT_ONCE as usize + 2) * BLOCK;
 

@@ -83,7 +83,10 @@ impl Fs {
             self.drop_sidecar(&dir, &name);
             return Err(e.into());
         }
-        self.enter(&above, &dir, &name.lower)
+        self.enter(&above, &dir, &name.lower).inspect_err(|_| {
+            let _ = entry::unlink(&*dir, &name.lower);
+            self.drop_sidecar(&dir, &name);
+        })
     }
 
     /// Target of a symlink.

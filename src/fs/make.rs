@@ -92,15 +92,15 @@ impl Fs {
     fn make_entry(
         &self,
         place: &Place,
-        make: impl FnOnce(BorrowedFd<'_>, (&str, &str)) -> rustix::io::Result<()>,
+        make: impl FnOnce(BorrowedFd<'_>, (&str, &str)) -> rustix::io::Result<LowerStat>,
     ) -> Result<Found> {
         let _long = self.long_guard(&[&place.name]);
         self.put_sidecar(&place.dir, &place.name)?;
-        if let Err(e) = make(place.dir.as_fd(), (&temporary_name(), &place.name.lower)) {
+        let made = make(place.dir.as_fd(), (&temporary_name(), &place.name.lower)).inspect_err(|_| {
             self.drop_sidecar(&place.dir, &place.name);
-            return Err(e.into());
-        }
-        self.enter(&place.above, &place.dir, &place.name.lower)
+        })?;
+        let inode = self.enter_fresh(place, &made);
+        Ok(self.found(&inode, &made))
     }
 
     fn make_file(&self, caller: &Caller, place: &Place, mode: u32, write: bool) -> Result<(Found, Held)> {
@@ -118,8 +118,10 @@ impl Fs {
             let file = Arc::new(OpenFile::new(content, Arc::clone(&lower), true));
             inode.open.lock().start(Arc::clone(&file));
             let held = Held::new(Arc::clone(&inode), file, write, &self.table);
+            let before = stat::stat_fd(&lower.0)?;
             self.publish(place, fresh)?;
-            let stat = stat::stat_fd(&lower.0)?;
+            // The name is there now, whatever happens.
+            let stat = stat::stat_fd(&lower.0).unwrap_or(before);
             Ok((self.found(&inode, &stat), held))
         };
         finish().inspect_err(|_| {

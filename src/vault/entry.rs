@@ -55,21 +55,24 @@ pub fn give_to(fd: impl AsFd, made: &LowerStat, parent: impl AsFd, owner: (u32, 
 }
 
 /// Makes an entry that is whole, and its owner's, before its name appears: `make` and `finish` work under the name
-/// `temporary`. Where anything fails, nothing stays.
+/// `temporary`. Where anything fails, nothing stays. Gives its attributes.
 fn make(
     dir: impl AsFd + Copy,
     (temporary, name): (&str, &str),
     owner: (u32, u32),
     make: impl FnOnce() -> Result<()>,
     finish: impl FnOnce(&OwnedFd) -> Result<()>,
-) -> Result<()> {
+) -> Result<LowerStat> {
     make()?;
     let done = || {
         let fd = open_path(dir, temporary)?;
         let made = stat_fd(&fd)?;
         finish(&fd)?;
         give_to(&fd, &made, dir, owner)?;
-        settle(dir, temporary, name)
+        let given = stat_fd(&fd)?;
+        settle(dir, temporary, name)?;
+        // The change of name shows in its times. It is there now, whatever happens.
+        Ok(stat_fd(&fd).unwrap_or(given))
     };
     done().inspect_err(|_| {
         let _ = discard(dir, temporary);
@@ -83,7 +86,7 @@ pub fn mkdir(
     (permissions, mask): (u32, u32),
     owner: (u32, u32),
     id: (&str, &[u8]),
-) -> Result<()> {
+) -> Result<LowerStat> {
     let new =
         || umask::with_umask(mask, || rustix::fs::mkdirat(dir, names.0, Mode::from_raw_mode(permissions)));
     make(dir, names, owner, new, |fd| xattr::set(fd, id.0, id.1, 0))
@@ -96,7 +99,7 @@ pub fn mknod(
     (mode, mask): (u32, u32),
     rdev: u32,
     owner: (u32, u32),
-) -> Result<()> {
+) -> Result<LowerStat> {
     let (kind, permissions) = (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode & 0o7777));
     let new =
         || umask::with_umask(mask, || rustix::fs::mknodat(dir, names.0, kind, permissions, u64::from(rdev)));
@@ -104,7 +107,12 @@ pub fn mknod(
 }
 
 /// Makes a symlink.
-pub fn symlink(dir: impl AsFd + Copy, names: (&str, &str), target: &[u8], owner: (u32, u32)) -> Result<()> {
+pub fn symlink(
+    dir: impl AsFd + Copy,
+    names: (&str, &str),
+    target: &[u8],
+    owner: (u32, u32),
+) -> Result<LowerStat> {
     make(dir, names, owner, || rustix::fs::symlinkat(target, dir, names.0), |_| Ok(()))
 }
 

@@ -195,6 +195,8 @@ struct Inner {
     removed: Mutex<Vec<(u64, Arc<Mutex<Bytes>>)>>,
     /// Changes that still reach the disk; none does once it is zero. Negative: all.
     left: AtomicI64,
+    /// Changes until one fails, once. Negative: none.
+    until_fault: AtomicI64,
     /// Ticks with each look at the clock.
     clock: AtomicU64,
     cuts: AtomicU64,
@@ -206,6 +208,7 @@ impl Default for Inner {
             files: Mutex::default(),
             removed: Mutex::default(),
             left: AtomicI64::new(-1),
+            until_fault: AtomicI64::new(-1),
             clock: AtomicU64::new(1_000_000),
             cuts: AtomicU64::new(1),
         }
@@ -222,6 +225,16 @@ impl Disk {
     /// The process dies after `changes` more changes: everything behind them fails.
     pub(crate) fn die_after(&self, changes: u32) {
         self.0.left.store(i64::from(changes), Ordering::SeqCst);
+    }
+
+    /// The change behind `changes` more fails, and only that one.
+    pub(crate) fn fail_after(&self, changes: u32) {
+        self.0.until_fault.store(i64::from(changes), Ordering::SeqCst);
+    }
+
+    /// No change fails from now on; gives whether one did.
+    pub(crate) fn heal(&self) -> bool {
+        self.0.until_fault.swap(-1, Ordering::SeqCst) < 0
     }
 
     /// The process was killed and starts anew: what it wrote is there.
@@ -247,7 +260,17 @@ impl Disk {
         (self.0.clock.fetch_add(1, Ordering::SeqCst) as i64, 0)
     }
 
+    /// Lets go of all bytes: a journal that is never closed and its files hold one another, and this disk.
+    pub(crate) fn clear(&self) {
+        for bytes in self.0.files.lock().values() {
+            *bytes.lock() = Bytes::default();
+        }
+    }
+
     fn charge(&self) -> io::Result<()> {
+        if self.0.until_fault.fetch_sub(1, Ordering::SeqCst) == 0 {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         let spend = |left: i64| match left {
             0 => None,
             n if n < 0 => Some(n),

@@ -30,6 +30,8 @@ enum Change {
 enum Op {
     /// Work on one of the files.
     Do(usize, Work),
+    /// The same while one change of the disk fails: the work is told, and goes on from what it left.
+    Fault(usize, Work, u32),
     /// A clean end and a new beginning.
     Remount,
     /// The file is closed and opened.
@@ -102,6 +104,7 @@ fn op() -> impl Strategy<Value = Op> {
     let after = || prop_oneof![0..8u32, 0..60u32];
     prop_oneof![
         14 => (0..world::FILES, work()).prop_map(|(f, w)| Op::Do(f, w)),
+        2 => (0..world::FILES, work(), 0..12u32).prop_map(|(f, w, n)| Op::Fault(f, w, n)),
         1 => Just(Op::Remount),
         2 => (0..world::FILES).prop_map(Op::Reopen),
         3 => (power(), again()).prop_map(|(p, a)| Op::Crash(p, a)),
@@ -169,13 +172,101 @@ proptest! {
     }
 }
 
+fn write(file: usize, offset: u64, len: usize) -> Op {
+    Op::Do(file, Work::Change(Change::Write(offset, len, 0)))
+}
+
+fn set_len(len: u64) -> Op {
+    Op::Do(0, Work::Change(Change::SetLen(len)))
+}
+
+/// Cases that failed once, as they were found.
 #[test]
-fn one_case() {
-    let mut world = World::with_journal();
-    let ops = [
-        Op::Remount,
-        Op::Do(0, Work::Change(Change::Write(4061, 4, 0))),
-        Op::Die(0, Work::Sync, 0, None, Some((8, Some(8151695640528254230)))),
+fn what_was_mended_stays_mended() {
+    let dies = |change, after, power, again| Op::Die(0, Work::Change(change), after, power, again);
+    let settle = || Op::Do(0, Work::Settle);
+    let cases = [
+        // A group that comes to exist in the record that turns an inline file into a grouped one.
+        vec![settle(), write(0, 397_312, 131_072), Op::Do(0, Work::Sync)],
+        // The map page of a new ordinary group at a checkpoint.
+        vec![Op::Crash(None, None), write(0, 524_285, 4), Op::Remount],
+        // A file that was in the page cache alone when its process was killed.
+        vec![
+            dies(Change::Write(0, 1, 0), 0, None, None),
+            write(0, 0, 1),
+            Op::Die(1, Work::Sync, 0, Some(21_721_313_580_841_610), None),
+        ],
+        // A replay that is cut while the records it reads are in the page cache alone.
+        vec![settle(), dies(Change::Write(0, 4065, 0), 4, None, Some((3, Some(1_329_021_701_821_249_799))))],
+        // A replay that is cut while it removes the logs.
+        vec![
+            Op::Remount,
+            write(0, 4061, 4),
+            Op::Die(0, Work::Sync, 0, None, Some((8, Some(8_151_695_640_528_254_230)))),
+        ],
+        // A small durable file that grows: its bytes are in the new block alone, once and twice.
+        vec![
+            write(1, 0, 1),
+            write(0, 0, 1),
+            Op::Crash(None, Some((3, Some(0)))),
+            write(1, 8189, 1),
+            write(0, 0, 1),
+            write(0, 4096, 1),
+            dies(Change::Write(0, 1, 0), 0, Some(2_988_648_593_217_684_012), None),
+        ],
+        vec![
+            write(1, 0, 1),
+            Op::Crash(None, Some((3, Some(0)))),
+            Op::Die(1, Work::Change(Change::Write(4061, 4132, 0)), 5, Some(14_272_346_334_307_386_089), None),
+        ],
+        // A new file's last block is sealed anew when the process is killed.
+        vec![write(0, 0, 4065), dies(Change::Write(4096, 1, 0), 1, None, None)],
+        // Entries behind the end, left by a process that was killed while the file grew.
+        vec![
+            write(0, 524_288, 4096),
+            dies(Change::Write(917_505, 131_072, 0), 3, None, None),
+            write(0, 1_048_573, 1),
+            write(0, 0, 1),
+        ],
+        // Blocks that were written again between two cuts.
+        vec![
+            write(0, 0, 4096),
+            write(0, 0, 1),
+            set_len(1),
+            Op::Do(0, Work::Change(Change::Allocate(0, 131_072, false))),
+            set_len(4096),
+            Op::Remount,
+        ],
+        // A log that could not be begun.
+        vec![
+            dies(Change::SetLen(829_043), 2, None, None),
+            write(0, 0, 1),
+            Op::Fault(0, Work::Checkpoint, 0),
+            Op::Remount,
+        ],
+        // A log that is lost while the one behind it is not.
+        vec![
+            set_len(4061),
+            dies(Change::Write(0, 1, 0), 0, Some(7_543_149_096_751_734_279), None),
+            write(0, 8192, 1),
+            Op::Fault(0, Work::Checkpoint, 1),
+            dies(Change::Punch(8189, 1), 2, Some(10_818_746_912_936_298_248), None),
+        ],
+        // A log whose space was used again before its new header was durable.
+        vec![
+            Op::Do(1, Work::Change(Change::Zero(4061, 4, false))),
+            write(1, 1, 4096),
+            settle(),
+            write(1, 8192, 1),
+            Op::Do(0, Work::Checkpoint),
+            Op::Fault(0, Work::Change(Change::Write(4061, 36_900, 0)), 1),
+            Op::Crash(Some(1_553_883_329_746_573_251), None),
+        ],
     ];
-    ops.iter().for_each(|op| world.apply(op));
+    for case in cases {
+        let mut world = World::with_journal();
+        case.iter().for_each(|op| world.apply(op));
+        world.apply(&Op::Crash(None, None));
+        world.apply(&Op::Remount);
+    }
 }

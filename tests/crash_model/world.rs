@@ -48,6 +48,12 @@ pub(crate) struct World {
     files: Vec<One>,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        self.disk.clear();
+    }
+}
+
 /// Finds the files of a [`Disk`].
 struct Files<'a>(&'a Disk);
 
@@ -256,6 +262,27 @@ impl World {
                     self.mount_again();
                 }
             }
+            Op::Fault(file, work, after) => {
+                self.disk.fail_after(*after);
+                let done = self.work(*file, work);
+                let failed = self.disk.heal();
+                assert!(failed || done.is_ok(), "an error from nowhere: {done:?}");
+                if let Work::Change(change) = work {
+                    self.files[*file].model.changed(|content| reference(change, content));
+                }
+                if done.is_ok() {
+                    self.promised(*file, work);
+                }
+                if matches!(work, Work::Unmount) {
+                    let failed = self.crash(None, &None);
+                    return self.compare(failed, None);
+                }
+                let found = self.read(*file).expect("what was there stays readable");
+                let model = &mut self.files[*file].model;
+                model
+                    .check_last(&found, if done.is_err() && matches!(work, Work::Change(_)) { 2 } else { 1 });
+                model.found(found);
+            }
             Op::Remount => {
                 self.work(0, &Work::Unmount).unwrap();
                 self.promised(0, &Work::Unmount);
@@ -317,7 +344,7 @@ impl World {
                 let anew = len.is_multiple_of(GROUP) || len.is_multiple_of(4096) && end <= GROUP;
                 *offset >= len && anew
             }
-            Op::Die(..) => false,
+            Op::Die(..) | Op::Fault(..) => false,
             _ => true,
         }
     }

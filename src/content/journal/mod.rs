@@ -346,31 +346,60 @@ impl Journal {
         if old_left {
             self.checkpoint_old()?;
         }
-        {
-            let mut state = self.state.lock();
+        let active = {
+            let state = self.state.lock();
             if state.active.is_empty() {
                 return Ok(());
             }
-            self.switch(&mut state)?;
+            Arc::clone(&state.active.log)
+        };
+        let next = self.begin_next(active.header.generation)?;
+        if !self.unordered {
+            active.sync()?;
+        }
+        drop(active);
+        {
+            let mut state = self.state.lock();
+            // Records of the next log must not outlive those before them. What came since the line above is little.
+            if !self.unordered {
+                state.active.log.sync()?;
+            }
+            self.switch(&mut state, next);
         }
         self.checkpoint_old()?;
         self.doubtful.store(false, Ordering::Release);
         Ok(())
     }
 
-    /// The active log becomes the old one.
-    fn switch(&self, state: &mut State) -> io::Result<()> {
-        let spare = match state.spare.pop() {
-            Some(spare) => spare,
-            None => (state.next_slot, self.store.open(state.next_slot)?),
+    /// The log behind the generation `last`. Under `checkpointing`.
+    fn begin_next(&self, last: u64) -> io::Result<Log> {
+        let (spare, born_since) = {
+            let mut state = self.state.lock();
+            let spare = state.spare.pop().map_or_else(|| Err(state.next_slot), Ok);
+            (spare, state.born_since)
         };
-        state.next_slot = state.next_slot.max(spare.0 + 1);
-        let last = state.active.log.header.generation;
-        let log = Log::begin(spare, &self.root, (last + 1, last), state.born_since, self.store.home())?;
-        state.old = Some(std::mem::replace(&mut state.active, Generation::new(log)));
+        let spare = match spare {
+            Ok(spare) => spare,
+            Err(slot) => (slot, self.store.open(slot)?),
+        };
+        {
+            let mut state = self.state.lock();
+            state.next_slot = state.next_slot.max(spare.0 + 1);
+        }
+        let log = Log::begin(spare, &self.root, (last + 1, last), born_since, self.store.home())?;
+        // Records go over those of a log that is done: it must not be read again with a part of them.
+        if !self.unordered {
+            log.sync()?;
+        }
+        Ok(log)
+    }
+
+    /// The active log becomes the old one.
+    fn switch(&self, state: &mut State, next: Log) {
+        let generation = next.header.generation;
+        state.old = Some(std::mem::replace(&mut state.active, Generation::new(next)));
         state.due = None;
-        self.generation.store(last + 1, Ordering::Release);
-        Ok(())
+        self.generation.store(generation, Ordering::Release);
     }
 
     /// Checkpoints the files of the old log, then gives its space back.
@@ -483,11 +512,12 @@ impl Journal {
         if !state.active.files.is_empty() {
             return Err(io::Error::other("changes are still being made"));
         }
-        let slots: Vec<u32> = std::mem::take(&mut state.spare).into_iter().map(|(slot, _)| slot).collect();
+        state.spare.clear();
         let active = state.active.log.slot;
         drop(state);
-        // The newest last: it tells which of the others count.
-        for slot in slots.into_iter().chain([active]) {
+        // Also one that an error left behind. The newest last: it tells which of the others count.
+        let others = self.store.list()?.into_iter().filter(|slot| *slot != active);
+        for slot in others.chain([active]) {
             self.store.remove(slot)?;
         }
         Ok(())

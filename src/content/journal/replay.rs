@@ -410,6 +410,10 @@ impl Outcome {
         match step {
             Step::Image { group, tag, page } => {
                 self.inline = None;
+                if group.0 == 0 {
+                    // It has the length of its time.
+                    self.len = None;
+                }
                 let known = self.groups.entry(group.0).or_default();
                 known.expected.insert(*tag);
                 known.start_over(false);

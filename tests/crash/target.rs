@@ -189,6 +189,8 @@ impl Target {
             }
             thread::sleep(STEP);
         }
+        // It answers: it has also seen its own mount.
+        fs::metadata(&place.mnt).map_err(|e| format!("the mount gives {e}: {}", place.said()))?;
         Ok(mounted)
     }
 

@@ -131,6 +131,7 @@ impl<'a> Work<'a> {
         let at = self.disk.now();
         fs::rename(self.top.join(from), self.top.join(to)).unwrap();
         self.model.rename(at, Path::new(from), Path::new(to));
+        self.open.remove(Path::new(to));
         let moved: Vec<_> = self.open.keys().filter(|p| p.starts_with(from)).cloned().collect();
         for path in moved {
             let file = self.open.remove(&path).unwrap();

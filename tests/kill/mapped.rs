@@ -74,8 +74,9 @@ impl Worker for MappedLoad {
                     self.versions.acknowledged();
                     done += 1;
                     if over.is_set() {
+                        // What it has begun meanwhile still stands in the pipe.
+                        let _ = process.kill();
                         ended = Ok(());
-                        break;
                     }
                 }
                 ["failed"] => break,

@@ -10,6 +10,7 @@
 //! | `EFS_KILL_KEEP` | | directory that gets a copy of each vault after a kill that lost something |
 //! | `EFS_FAULT_EVERY` | 9, full 1 | every so-manieth system call fails once |
 //! | `EFS_FAULT_FROM`, `EFS_FAULT_TO` | all | only these system calls |
+//! | `EFS_FAULT_TELL` | 0 | 1: tells each failure and what the caller got |
 //! | `EFS_LOAD_SECONDS` | 8, full 180 | load of many processes |
 //! | `EFS_LOAD_FILES` | 20,000, full 1,000,000 | files in one vault |
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -19,12 +20,18 @@
 #[allow(dead_code, reason = "shared with the other mount tests")]
 mod harness;
 
+#[cfg(target_arch = "x86_64")]
+mod faults;
 mod files;
 mod kills;
 mod mapped;
 mod names;
 mod random;
 mod sqlite;
+#[cfg(target_arch = "x86_64")]
+mod tracer;
+#[cfg(target_arch = "x86_64")]
+mod tree;
 mod versions;
 mod worker;
 

@@ -77,8 +77,7 @@ impl Tracer {
     pub(crate) fn attach(pid: i32, top: &Path) -> io::Result<Self> {
         let plan = Arc::<Mutex<Plan>>::default();
         let (sender, ready) = std::sync::mpsc::channel();
-        let mut trace =
-            Trace { pid, top: top.to_owned(), plan: Arc::clone(&plan), pending: BTreeMap::new() };
+        let mut trace = Trace { pid, top: top.to_owned(), plan: Arc::clone(&plan), pending: BTreeMap::new() };
         let thread = thread::spawn(move || match trace.seize() {
             Ok(()) => {
                 let _ = sender.send(Ok(()));
@@ -184,7 +183,8 @@ impl Trace {
         }
         if info.op == libc::PTRACE_SYSCALL_INFO_EXIT {
             if let Some(errno) = self.pending.remove(&tid) {
-                let _ = ptrace(libc::PTRACE_POKEUSER, tid, 8 * libc::RAX as usize, -i64::from(errno) as usize);
+                let _ =
+                    ptrace(libc::PTRACE_POKEUSER, tid, 8 * libc::RAX as usize, -i64::from(errno) as usize);
             }
         } else if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
             // SAFETY: the kernel filled this variant, as `op` says.

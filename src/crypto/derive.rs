@@ -73,8 +73,7 @@ mod tests {
 
     #[test]
     fn labels_and_salts_keep_keys_apart() {
-        let labels =
-            [BLOCK_KEY, MAP_KEY, DIR_KEY, LINK_KEY, XATTR_KEY, CONFIG_KEY, JOURNAL_KEY, REPAIR_KEY];
+        let labels = [BLOCK_KEY, MAP_KEY, DIR_KEY, LINK_KEY, XATTR_KEY, CONFIG_KEY, JOURNAL_KEY, REPAIR_KEY];
         let mut keys: Vec<_> = labels
             .iter()
             .flat_map(|label| [&b""[..], b"a", b"b"].map(|salt| *hkdf(&[1; 32], salt, label).expose()))

@@ -95,7 +95,10 @@ pub(super) struct MountArgs {
     /// Mount over a directory that is not empty.
     #[arg(long, help_heading = "Mount")]
     pub(super) nonempty: bool,
-    /// Options as mount(8) takes them: ro, noatime, allow_other, suid, dev, noexec, shared, kms-dir=DIR, ...
+    /// Change files in place, for scratch data: gives up that a power cut loses nothing that fsync covered.
+    #[arg(long, help_heading = "Mount")]
+    pub(super) no_journal: bool,
+    /// Options as mount(8) takes them: ro, noatime, allow_other, suid, dev, noexec, shared, no-journal, kms-dir=DIR, ...
     #[arg(long, short, value_name = "LIST", value_delimiter = ',', help_heading = "Mount")]
     pub(super) options: Vec<String>,
     #[command(flatten)]

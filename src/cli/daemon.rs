@@ -95,7 +95,11 @@ fn open(plan: &Plan, passphrase: Option<Zeroizing<String>>) -> Result<Fs, CliErr
         read_only: plan.options.read_only,
         shared: plan.options.shared,
         no_atime: plan.options.no_atime,
+        no_journal: plan.options.no_journal,
     };
+    if options.no_journal {
+        warn!("no journal: a power cut may tear what is being overwritten, also where fsync covered it");
+    }
     Fs::open(&plan.vault, keyring, options).map_err(|e| match e {
         FsError::Busy => CliError::InUse(plan.vault.clone()),
         other => CliError::Top(plan.vault.clone(), other),

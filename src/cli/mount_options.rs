@@ -22,6 +22,7 @@ pub(super) struct MountOptions {
     pub(super) no_exec: bool,
     pub(super) shared: bool,
     pub(super) nonempty: bool,
+    pub(super) no_journal: bool,
     pub(super) key: KeyArgs,
 }
 
@@ -36,6 +37,7 @@ impl MountOptions {
             allow_other: args.allow_other,
             shared: args.shared,
             nonempty: args.nonempty,
+            no_journal: args.no_journal,
             key: args.key.clone(),
             ..Self::default()
         };
@@ -68,6 +70,8 @@ impl MountOptions {
             ("allow_other", _) => self.allow_other = true,
             ("shared", _) => self.shared = true,
             ("nonempty", _) => self.nonempty = true,
+            ("no-journal", _) => self.no_journal = true,
+            ("journal", _) => self.no_journal = false,
             ("foreground", _) => self.foreground = true,
             ("no-sandbox", _) => self.no_sandbox = true,
             ("kms-dir", dir) if !dir.is_empty() => self.key.kms_dir = Some(dir.into()),

@@ -1,16 +1,21 @@
 //! The open file: what is shared by all handles of an inode.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::{RwLock, RwLockWriteGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 use zeroize::Zeroizing;
 
-use super::groups::Groups;
+use super::checkpoint::tag_of;
+use super::groups::{Groups, Loaded};
+use super::journal::{Appended, Journal};
+use super::pending::Pending;
 use super::{ContentError, Fault, Result};
 use crate::crypto::FileKeys;
+use crate::format::ids::FileId;
 use crate::format::inline::{InlineHead, KIND_INLINE};
-use crate::format::layout::{GroupIndex, INLINE_HEAD, MAP_PAGE, disk_len};
+use crate::format::journal::Draft;
+use crate::format::layout::{BLOCK_U64, GroupIndex, INLINE_HEAD, MAP_PAGE, disk_len, is_inline};
 use crate::format::map::KIND_MAP;
 use crate::vault::LowerFile;
 
@@ -20,6 +25,28 @@ pub(super) enum Form {
     Inline(Zeroizing<Vec<u8>>),
     /// Groups.
     Grouped,
+}
+
+/// How often a change is tried again when space ran out: a checkpoint frees the journal's, and what was punched or cut.
+const ROOM_TRIES: usize = 2;
+
+/// Where a file is, for a replay to find it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LowerPlace {
+    /// Its lower inode number.
+    pub inode: u64,
+    /// Its lower path from the vault's top; empty where that is not known.
+    pub path: Vec<u8>,
+}
+
+/// What ties a file to a journal.
+pub struct Link {
+    /// The journal.
+    pub journal: Arc<Journal>,
+    /// The file's id.
+    pub id: FileId,
+    /// Where the file is now.
+    pub place: Box<dyn Fn() -> LowerPlace + Send + Sync>,
 }
 
 /// An open encrypted file. All handles of one inode share one `File`; every method may be called at once from
@@ -36,6 +63,22 @@ pub struct File {
     overlong: AtomicBool,
     /// Length of the lower file when it was opened and found overlong; 0 otherwise, and once it was cut.
     found: AtomicU64,
+    link: Option<Link>,
+    me: OnceLock<Weak<Self>>,
+    /// Whether changes go through the journal. Changes under the exclusive gate.
+    journaled: AtomicBool,
+    pending: Mutex<Pending>,
+    /// Whether some block may stand in the journal.
+    overlay: AtomicBool,
+    /// Whether something was written to its place since the lower file was last synced.
+    unsynced: AtomicBool,
+    one_sync: Mutex<()>,
+    one_fill: Mutex<()>,
+    times: Mutex<()>,
+    /// The newest record, for `Journal::sync`.
+    ticket: AtomicU64,
+    /// The newest generation of the journal that knows where the file is.
+    named_in: AtomicU64,
 }
 
 impl std::fmt::Debug for File {
@@ -45,14 +88,45 @@ impl std::fmt::Debug for File {
 }
 
 impl File {
-    /// Writes the record of an empty file into an empty lower file.
+    /// Writes the record of an empty file into an empty lower file. Without a journal.
     pub fn create(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>) -> Result<Self> {
         let file = Self::with(lower, keys, Form::Inline(Zeroizing::default()), 0);
-        file.put_record(&[], 0)?;
+        file.put_record(&mut file.gate.write(), Zeroizing::default())?;
         Ok(file)
     }
 
-    /// Opens an existing lower file: reads and verifies its first page.
+    /// As `create`. Until the file is made durable, nothing durable can be lost: it is changed in place.
+    pub fn create_linked(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>, link: Link) -> Result<Arc<Self>> {
+        let file = Self::create(lower, keys)?.linked(link);
+        file.mark_unsynced();
+        if let Some(link) = &file.link {
+            link.journal.made(&file);
+        }
+        Ok(file)
+    }
+
+    /// As `open`, with a journal for its changes. `durable`: the lower file is known to be durable as it lies.
+    pub fn open_linked(
+        lower: Box<dyn LowerFile>,
+        keys: Arc<FileKeys>,
+        link: Link,
+        durable: bool,
+    ) -> Result<Arc<Self>> {
+        let file = Self::open(lower, keys)?.linked(link);
+        file.journaled.store(true, Ordering::Release);
+        file.unsynced.store(!durable, Ordering::Release);
+        file.pending().high = file.len();
+        Ok(file)
+    }
+
+    fn linked(mut self, link: Link) -> Arc<Self> {
+        self.link = Some(link);
+        let file = Arc::new(self);
+        let _ = file.me.set(Arc::downgrade(&file));
+        file
+    }
+
+    /// Opens an existing lower file: reads and verifies its first page. Without a journal.
     pub fn open(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>) -> Result<Self> {
         let disk = lower.len()?;
         let mut page = [0; MAP_PAGE];
@@ -88,18 +162,21 @@ impl File {
         let mut plain = Zeroizing::new(sealed.to_vec());
         keys.open_inline(&head, &mut plain).map_err(|e| fault(e.to_string()))?;
         let len = u64::from(head.plain_len);
-        Ok(Self::with(lower, keys, Form::Inline(plain), len))
+        let file = Self::with(lower, keys, Form::Inline(plain), len);
+        file.pending().first = head.tag;
+        Ok(file)
     }
 
     fn open_grouped(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>, page: &[u8; MAP_PAGE]) -> Result<Self> {
         let first = GroupIndex(0);
+        let tag = tag_of(page);
         let fault = |why: String| ContentError::Damaged(Fault::Page { group: first, why });
         let page = keys.open_page(page, first).map_err(|e| fault(e.to_string()))?;
         let leader = page.leader.ok_or_else(|| fault("group 0 is no leader".into()))?;
         let len = leader.plain_len.ok_or_else(|| fault("group 0 has no length".into()))?;
         let file = Self::with(lower, keys, Form::Grouped, len);
         file.groups.set_bitmap(first, Box::new(leader.bitmap));
-        *file.groups.write(first) = Some(page.entries);
+        *file.groups.write(first) = Some(Loaded { entries: page.entries, tag });
         Ok(file)
     }
 
@@ -112,6 +189,17 @@ impl File {
             groups: Groups::new(),
             overlong: AtomicBool::new(false),
             found: AtomicU64::new(0),
+            link: None,
+            me: OnceLock::new(),
+            journaled: AtomicBool::new(false),
+            pending: Mutex::default(),
+            overlay: AtomicBool::new(false),
+            unsynced: AtomicBool::new(false),
+            one_sync: Mutex::default(),
+            one_fill: Mutex::default(),
+            times: Mutex::default(),
+            ticket: AtomicU64::new(0),
+            named_in: AtomicU64::new(0),
         }
     }
 
@@ -134,7 +222,177 @@ impl File {
 
     /// Makes everything written durable.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        Ok(self.lower().sync(data_only)?)
+        let Some(link) = &self.link else { return Ok(self.lower().sync(data_only)?) };
+        self.end_of_freshness()?;
+        {
+            let _one = self.one_sync();
+            let unsynced = self.take_unsynced();
+            if unsynced || !data_only {
+                self.lower().sync(data_only).inspect_err(|_| {
+                    self.unsynced.fetch_or(unsynced, Ordering::AcqRel);
+                })?;
+            }
+        }
+        Ok(link.journal.sync(self.ticket.load(Ordering::Acquire))?)
+    }
+
+    /// From now on the file is changed through its journal.
+    pub(super) fn end_of_freshness(&self) -> Result<()> {
+        if self.link.is_none() || self.journaled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _form = self.change_gate()?;
+        self.pending().high = self.len();
+        self.journaled.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Called before `from..` of a file that will be at least `end` long is changed. What a killed process leaves of a
+    /// block that it overwrote in place does not open: a file stays fresh while it only grows by whole blocks.
+    pub(super) fn overwrites(&self, from: u64, end: u64) -> Result<()> {
+        let len = self.len();
+        let grows = from >= len && (len == 0 || !is_inline(len) && len.is_multiple_of(BLOCK_U64));
+        if grows || is_inline(len.max(end)) { Ok(()) } else { self.end_of_freshness() }
+    }
+
+    /// Whether changes go through the journal; stays so while the gate is held.
+    pub(super) fn is_journaled(&self) -> bool {
+        self.journaled.load(Ordering::Acquire)
+    }
+
+    /// Whether some of the file stands in the journal only.
+    pub fn is_pending(&self) -> bool {
+        self.link.is_some() && !self.pending().is_empty()
+    }
+
+    /// Keeps `keeper` until nothing of the file is pending, and asks that this be soon. Gives back what is to be
+    /// dropped now: `keeper` itself where nothing is pending, or one that was kept already.
+    pub fn keep_until_done(&self, keeper: Box<dyn Send + Sync>) -> Option<Box<dyn Send + Sync>> {
+        let Some(link) = &self.link else { return Some(keeper) };
+        let before = {
+            let mut pending = self.pending();
+            if pending.is_empty() {
+                return Some(keeper);
+            }
+            pending.keeper.replace(keeper)
+        };
+        link.journal.closed();
+        before
+    }
+
+    /// The file has another name now, or none (`gone`): a replay shall find it, or not look for it.
+    pub fn moved(&self, gone: bool) {
+        let Some(link) = &self.link else { return };
+        if !self.is_pending() {
+            return;
+        }
+        let draft = if gone { Draft::gone(link.id) } else { self.name() };
+        if let Err(e) = link.journal.note(self, draft) {
+            // The search for it takes longer then; nothing is lost.
+            log::debug!("file {}: its new name is not in the journal: {e}", link.id);
+        }
+    }
+
+    /// Keeps a checkpoint from writing to the lower file and setting its times back, while the caller sets them.
+    pub fn hold_times(&self) -> MutexGuard<'_, ()> {
+        self.times.lock()
+    }
+
+    /// Runs a change when the journal has room for it; once more where space ran out and a checkpoint could free some.
+    pub(super) fn with_room(&self, change: impl Fn() -> Result<()>) -> Result<()> {
+        let Some(link) = &self.link else { return change() };
+        link.journal.admit()?;
+        let mut done = change();
+        for _ in 0..ROOM_TRIES {
+            match &done {
+                Err(ContentError::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                    if link.journal.checkpoint().is_err() {
+                        break;
+                    }
+                    done = change();
+                }
+                _ => break,
+            }
+        }
+        done
+    }
+
+    /// Whether the lower file has lost its last name.
+    pub fn is_gone(&self) -> bool {
+        self.lower().is_gone()
+    }
+
+    /// Appends a record of this file; `pages`: how many pages it makes pending.
+    pub(super) fn record(&self, draft: Draft, pages: usize) -> Result<Appended> {
+        let none = || ContentError::Io(std::io::Error::other("a file without a journal"));
+        let link = self.link.as_ref().ok_or_else(none)?;
+        let me = self.me.get().and_then(Weak::upgrade).ok_or_else(none)?;
+        let appended = link.journal.append(&me, draft, pages)?;
+        self.ticket.fetch_max(appended.ticket, Ordering::AcqRel);
+        Ok(appended)
+    }
+
+    /// Where the file is, as a record.
+    pub(super) fn name(&self) -> Draft {
+        let place = self.link.as_ref().map(|link| (link.place)()).unwrap_or_default();
+        Draft::name(self.id(), place.inode, &place.path)
+    }
+
+    pub(super) fn id(&self) -> FileId {
+        self.link.as_ref().map_or(FileId([0; FileId::LEN]), |link| link.id)
+    }
+
+    /// The newest record of the journal: its generation and sequence number.
+    pub(super) fn position(&self) -> (u64, u64) {
+        self.link.as_ref().map_or((0, 0), |link| link.journal.position())
+    }
+
+    pub(super) fn named_in(&self) -> u64 {
+        self.named_in.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_named_in(&self, generation: u64) {
+        self.named_in.store(generation, Ordering::Release);
+    }
+
+    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock()
+    }
+
+    /// Whether to look for blocks in the journal.
+    pub(super) fn has_overlay(&self) -> bool {
+        self.overlay.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_overlay(&self, some: bool) {
+        self.overlay.store(some, Ordering::Release);
+    }
+
+    pub(super) fn one_fill(&self) -> MutexGuard<'_, ()> {
+        self.one_fill.lock()
+    }
+
+    pub(super) fn one_sync(&self) -> MutexGuard<'_, ()> {
+        self.one_sync.lock()
+    }
+
+    pub(super) fn mark_unsynced(&self) {
+        self.unsynced.store(true, Ordering::Release);
+    }
+
+    pub(super) fn take_unsynced(&self) -> bool {
+        self.unsynced.swap(false, Ordering::AcqRel)
+    }
+
+    /// Lengthens the lower file where it is shorter than a file of `len` bytes needs it.
+    pub(super) fn stretch_lower(&self, len: u64) -> Result<()> {
+        let lower = self.lower();
+        if self.is_journaled() && lower.len()? >= disk_len(len) {
+            return Ok(());
+        }
+        lower.set_len(disk_len(len))?;
+        self.mark_unsynced();
+        Ok(())
     }
 
     pub(super) fn set_plain_len(&self, len: u64) {
@@ -160,6 +418,22 @@ impl File {
         Ok(form)
     }
 
+    /// Cuts the lower file, unless what its old map speaks for still needs the room.
+    fn cut_lower(&self, len: u64) -> Result<()> {
+        let lower = self.lower();
+        if !self.is_journaled() {
+            return Ok(lower.set_len(disk_len(len))?);
+        }
+        let needed = {
+            let pending = self.pending();
+            len.max(pending.high).max(pending.flight.as_ref().map_or(0, |f| f.len))
+        };
+        if lower.len()? > disk_len(needed) {
+            lower.set_len(disk_len(needed))?;
+        }
+        Ok(())
+    }
+
     /// Whether the lower file is known to be longer than it should be.
     pub(super) fn is_overlong(&self) -> bool {
         self.overlong.load(Ordering::Relaxed)
@@ -175,7 +449,7 @@ impl File {
     pub(super) fn mend_length(&self) -> Result<()> {
         if self.is_overlong() {
             let len = self.len();
-            self.lower().set_len(disk_len(len))?;
+            self.cut_lower(len)?;
             self.groups.truncate(GroupIndex::of(len.saturating_sub(1)));
             self.overlong.store(false, Ordering::Relaxed);
             self.found.store(0, Ordering::Relaxed);

@@ -8,9 +8,11 @@ use lru::LruCache;
 use parking_lot::lock_api::{ArcRwLockReadGuard, ArcRwLockWriteGuard};
 use parking_lot::{Mutex, RawRwLock, RwLock};
 
+use super::checkpoint::tag_of;
 use super::file::File;
 use super::{ContentError, Fault, Result};
-use crate::format::layout::{GROUP_BLOCKS, GroupIndex, MAP_PAGE, disk_len};
+use crate::format::journal::{NO_PAGE, PageTag};
+use crate::format::layout::{BLOCK_U64, GROUP_BLOCKS, GroupIndex, MAP_PAGE, disk_len};
 use crate::format::map::{Entry, Leader, MapPage};
 
 /// Map pages kept by all open files together: 32 MiB, the maps of 4 GiB of plaintext.
@@ -24,10 +26,41 @@ static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// Nonces and tags of one group.
 pub(super) type Entries = Box<[Entry; GROUP_BLOCKS]>;
+
+/// A group's entries, and what they were read from.
+#[derive(Clone)]
+pub(super) struct Loaded {
+    /// Nonces and tags.
+    pub(super) entries: Entries,
+    /// Tag of the page that stands in the lower file, or is about to.
+    pub(super) tag: PageTag,
+}
+
+impl Loaded {
+    /// A group that is a hole.
+    pub(super) fn hole() -> Self {
+        Self { entries: holes(), tag: NO_PAGE }
+    }
+}
+
+impl std::ops::Deref for Loaded {
+    type Target = Entries;
+
+    fn deref(&self) -> &Entries {
+        &self.entries
+    }
+}
+
+impl std::ops::DerefMut for Loaded {
+    fn deref_mut(&mut self) -> &mut Entries {
+        &mut self.entries
+    }
+}
+
 /// One group's place in memory; `None` until it is read, and after a write of its page failed.
-type Slot = RwLock<Option<Entries>>;
-pub(super) type ReadGuard = ArcRwLockReadGuard<RawRwLock, Option<Entries>>;
-pub(super) type WriteGuard = ArcRwLockWriteGuard<RawRwLock, Option<Entries>>;
+pub(super) type Slot = RwLock<Option<Loaded>>;
+pub(super) type ReadGuard = ArcRwLockReadGuard<RawRwLock, Option<Loaded>>;
+pub(super) type WriteGuard = ArcRwLockWriteGuard<RawRwLock, Option<Loaded>>;
 /// Which groups of a leader's span exist.
 pub(super) type Bitmap = Box<[u8; 256]>;
 
@@ -129,16 +162,16 @@ fn evict(slots: &mut LruCache<u64, Arc<Slot>>) {
 }
 
 impl File {
-    /// Reads and verifies a map page.
-    pub(super) fn read_page(&self, group: GroupIndex) -> Result<MapPage> {
+    /// Reads and verifies a map page; gives its tag as well.
+    pub(super) fn read_page(&self, group: GroupIndex) -> Result<(MapPage, PageTag)> {
         let lower = self.lower();
         let mut bytes = Box::new([0; MAP_PAGE]);
         if lower.read_at(&mut bytes[..], group.disk_start())? < MAP_PAGE {
             return Err(Fault::Cut { found: lower.len()?, expected: disk_len(self.len()) }.into());
         }
-        self.keys()
-            .open_page(&bytes, group)
-            .map_err(|e| ContentError::Damaged(Fault::Page { group, why: e.to_string() }))
+        let page = self.keys().open_page(&bytes, group);
+        let page = page.map_err(|e| ContentError::Damaged(Fault::Page { group, why: e.to_string() }))?;
+        Ok((page, tag_of(&bytes[..])))
     }
 
     /// A copy of a leader's bitmap; `None` where the file does not reach that far.
@@ -150,7 +183,7 @@ impl File {
         if leader.plain_start() >= self.len() {
             return Ok(None);
         }
-        let page = self.read_page(leader)?;
+        let (page, _) = self.read_page(leader)?;
         let Some(Leader { bitmap, .. }) = page.leader else {
             return Err(Fault::Page { group: leader, why: "a leader without bitmap".into() }.into());
         };
@@ -170,8 +203,17 @@ impl File {
         Ok(self.bitmap(group.leader())?.is_some_and(|bitmap| bit(&bitmap, group)))
     }
 
-    fn load(&self, group: GroupIndex) -> Result<Entries> {
-        if self.exists(group)? { Ok(self.read_page(group)?.entries) } else { Ok(holes()) }
+    fn load(&self, group: GroupIndex) -> Result<Loaded> {
+        if !self.exists(group)? {
+            return Ok(Loaded::hole());
+        }
+        let (mut page, tag) = self.read_page(group)?;
+        // A process that was killed while the file grew may have left entries behind its end.
+        let end = self.len().div_ceil(BLOCK_U64).saturating_sub(group.first_block().0);
+        if let Some(behind) = page.entries.get_mut(usize::try_from(end).unwrap_or(usize::MAX)..) {
+            behind.fill(Entry::HOLE);
+        }
+        Ok(Loaded { entries: page.entries, tag })
     }
 
     /// A group's entries, to read. They stay true while the guard is held.

@@ -1,16 +1,21 @@
 //! One encrypted file as a byte array: read, write, truncate, punch, seek.
 //!
-//! Never sees a provider or a name. Every change of a lower file passes `commit`, the one place where a journal
-//! will stand; in this version it orders the writes so that what was there stays readable (data, map pages,
-//! length; when shrinking: length, then data), and blocks are overwritten in place.
+//! Never sees a provider or a name. Every change of a lower file passes `commit`. A file that is durable as it lies is
+//! changed through the journal: nothing that its map speaks for is overwritten before the journal has what it is
+//! overwritten with. A file that was just made, or that has no journal, is changed in place, in an order that keeps
+//! what was there readable (data, map pages, length; when shrinking: length, then data).
 //!
 //! Locks, in the order they are taken: the file's gate (shared for reads and for writes that stay on whole
-//! blocks, else exclusive), slots of ordinary groups ascending, slots of leaders descending, bitmaps.
+//! blocks, else exclusive), slots of ordinary groups ascending, slots of leaders descending, bitmaps, what is pending,
+//! the journal's own.
 
+mod checkpoint;
 mod commit;
 mod file;
 mod groups;
+pub mod journal;
 mod map;
+mod pending;
 mod read;
 mod resize;
 pub mod salvage;
@@ -22,7 +27,8 @@ mod write;
 
 use crate::format::layout::{BlockIndex, GroupIndex};
 
-pub use file::File;
+pub use file::{File, Link, LowerPlace};
+pub use journal::Journal;
 pub use map::MapReport;
 
 /// Why an operation on a file's content failed.
@@ -76,3 +82,11 @@ pub enum Fault {
 
 /// Result of an operation on content.
 pub type Result<T> = std::result::Result<T, ContentError>;
+
+/// A lower filesystem that can neither reserve nor free space takes nothing away from what the file reads as.
+fn unless_unsupported(done: std::io::Result<()>) -> Result<()> {
+    match done {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(()),
+        other => Ok(other?),
+    }
+}

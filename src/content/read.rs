@@ -104,7 +104,33 @@ impl File {
         }
     }
 
+    /// Ciphertext of neighbouring blocks of a group, from the journal or from their places.
     fn fetch(&self, first: BlockIndex, buf: &mut [u8]) -> Result<()> {
+        if self.has_overlay() {
+            return self.fetch_both(first, buf);
+        }
+        self.fetch_in_place(first, buf)
+    }
+
+    fn fetch_both(&self, first: BlockIndex, buf: &mut [u8]) -> Result<()> {
+        let places: Vec<_> = {
+            let pending = self.pending();
+            (first.0..).zip(buf.chunks(BLOCK)).map(|(block, _)| pending.place(block).cloned()).collect()
+        };
+        let mut at = 0;
+        for run in places.chunk_by(|a, b| a.is_none() && b.is_none()) {
+            let end = buf.len().min((at + run.len()) * BLOCK);
+            let part = &mut buf[at * BLOCK..end];
+            match &run[0] {
+                Some(place) => place.log.read(part, place.at)?,
+                None => self.fetch_in_place(BlockIndex(first.0 + at as u64), part)?,
+            }
+            at += run.len();
+        }
+        Ok(())
+    }
+
+    fn fetch_in_place(&self, first: BlockIndex, buf: &mut [u8]) -> Result<()> {
         if self.lower().read_at(buf, first.disk_start())? < buf.len() {
             return Err(self.cut());
         }

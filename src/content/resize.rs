@@ -8,25 +8,28 @@ use super::groups::bit;
 use super::write::{Source, end_of};
 use super::{Fault, Result};
 use crate::crypto::random;
-use crate::format::layout::{
-    BLOCK, BLOCK_U64, BlockIndex, GROUP_BLOCKS, GroupIndex, LEADER_SPAN, disk_len, is_inline,
-};
+use crate::format::layout::{BLOCK, BLOCK_U64, BlockIndex, GROUP_BLOCKS, GroupIndex, LEADER_SPAN, is_inline};
 use crate::format::map::Entry;
 
 impl File {
     /// Truncates or extends (with a hole).
     pub fn set_len(&self, len: u64) -> Result<()> {
         end_of(len, 0)?;
-        let mut form = self.change_gate()?;
-        let done = self.resize(&mut form, len);
-        self.settle(&mut form, done)
+        self.overwrites(len.min(self.len()), len)?;
+        self.with_room(|| {
+            let mut form = self.change_gate()?;
+            let done = self.resize(&mut form, len);
+            self.settle(&mut form, done)
+        })
     }
 
     /// As `set_len`, for a caller that holds the exclusive gate and settles.
     pub(super) fn resize(&self, form: &mut parking_lot::RwLockWriteGuard<'_, Form>, len: u64) -> Result<()> {
-        if let Form::Inline(plain) = &mut **form {
+        if let Form::Inline(plain) = &**form {
             if is_inline(len) {
-                return self.resize_inline(plain, len);
+                let mut new = Zeroizing::new(plain.to_vec());
+                new.resize(len as usize, 0);
+                return if new == *plain { Ok(()) } else { self.put_record(form, new) };
             }
             self.spread(form, len)?;
         }
@@ -37,17 +40,6 @@ impl File {
         } else {
             self.shrink(len)
         }
-    }
-
-    fn resize_inline(&self, plain: &mut Zeroizing<Vec<u8>>, len: u64) -> Result<()> {
-        if plain.len() as u64 == len {
-            return Ok(());
-        }
-        let mut new = Zeroizing::new(plain.to_vec());
-        new.resize(len as usize, 0);
-        self.put_record(&new, plain.len() as u64)?;
-        *plain = new;
-        Ok(())
     }
 
     /// Grows a grouped file with a hole: the lower file first, then the length.
@@ -63,7 +55,7 @@ impl File {
         if len > tail_end {
             self.reach(tail_end, len)?;
         }
-        self.lower().set_len(disk_len(len))?;
+        self.stretch_lower(len)?;
         let mut change = Change::new(self);
         change.set_length(len);
         change.commit()
@@ -81,6 +73,10 @@ impl File {
         change.set_length(len);
         change.commit()?;
         self.groups().truncate(last);
+        if self.is_journaled() {
+            // The lower file is cut when it knows its new length.
+            return Ok(());
+        }
         // A failure here leaves the lower file overlong, which `settle` notes.
         self.mark_overlong();
         self.mend_length()
@@ -122,7 +118,7 @@ impl File {
         let plain = self.read_block(block, entries, old, &mut buf)?;
         let sealed = &mut plain[..keep];
         entries[block.slot()] = self.keys().seal_block(block, random::array(), sealed);
-        self.put_blocks(block, sealed)
+        change.put_run(block, sealed)
     }
 
     /// Turns a grouped file that shrinks to at most 4,064 bytes into an inline record.
@@ -132,13 +128,7 @@ impl File {
         if read < plain.len() {
             return Err(Fault::Inline("the file ended while it was shortened".into()).into());
         }
-        let before = self.len();
         // The record replaces group 0's page in one write; from then on it is what the file is.
-        let done = self.put_record(&plain, before);
-        if done.is_ok() {
-            self.groups().clear();
-            **form = Form::Inline(plain);
-        }
-        done
+        self.put_record(form, plain)
     }
 }

@@ -1,16 +1,14 @@
 //! `fallocate`: reserving space, punching holes, zeroing ranges.
 
-use std::io;
-
 use parking_lot::RwLockWriteGuard;
 use zeroize::Zeroizing;
 
-use super::Result;
 use super::commit::Change;
 use super::file::{File, Form};
 use super::groups::bit;
 use super::span::{Span, spans};
 use super::write::{SPAN_PLAIN, Source, end_of};
+use super::{Result, unless_unsupported};
 use crate::format::layout::{BLOCK_U64, BlockIndex, GROUP_PLAIN, GroupIndex, disk_len, is_inline};
 use crate::format::map::Entry;
 
@@ -25,6 +23,11 @@ impl File {
     /// `fallocate`: reserves space; grows the file unless `keep_size`.
     pub fn allocate(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
         let end = end_of(offset, len)?;
+        self.overwrites(self.len(), end)?;
+        self.with_room(|| self.allocate_once(offset, end, keep_size))
+    }
+
+    fn allocate_once(&self, offset: u64, end: u64, keep_size: bool) -> Result<()> {
         let mut form = self.change_gate()?;
         // First what may fail for want of space: nothing has changed then.
         self.reserve(&form, offset, end)?;
@@ -37,14 +40,22 @@ impl File {
 
     /// `fallocate` with PUNCH_HOLE: the range reads as zeros, its space is freed; the length stays.
     pub fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
-        let mut form = self.change_gate()?;
-        let done = self.clear(&mut form, offset, offset.saturating_add(len), Space::Freed);
-        self.settle(&mut form, done)
+        self.overwrites(offset, 0)?;
+        self.with_room(|| {
+            let mut form = self.change_gate()?;
+            let done = self.clear(&mut form, offset, offset.saturating_add(len), Space::Freed);
+            self.settle(&mut form, done)
+        })
     }
 
     /// `fallocate` with ZERO_RANGE: the range reads as zeros and stays reserved; grows unless `keep_size`.
     pub fn zero_range(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
         let end = end_of(offset, len)?;
+        self.overwrites(offset.min(self.len()), end)?;
+        self.with_room(|| self.zero_once(offset, end, keep_size))
+    }
+
+    fn zero_once(&self, offset: u64, end: u64, keep_size: bool) -> Result<()> {
         let mut form = self.change_gate()?;
         self.reserve(&form, offset, end)?;
         let mut done = self.clear(&mut form, offset, end, Space::Kept);
@@ -80,13 +91,11 @@ impl File {
         if end <= start {
             return Ok(());
         }
-        match &mut **form {
+        match &**form {
             Form::Inline(plain) => {
                 let mut new = Zeroizing::new(plain.to_vec());
                 new[start as usize..end as usize].fill(0);
-                self.put_record(&new, plain.len() as u64)?;
-                *plain = new;
-                Ok(())
+                self.put_record(form, new)
             }
             Form::Grouped => self.clear_grouped(start, end, space),
         }
@@ -122,7 +131,10 @@ impl File {
             }
         }
         change.commit()?;
-        if space == Space::Freed {
+        if space == Space::Freed && self.is_journaled() {
+            let blocks = |s: &Span| s.start / BLOCK_U64..s.end.div_ceil(BLOCK_U64);
+            self.pending().punched.extend(existing.iter().map(blocks));
+        } else if space == Space::Freed {
             for span in existing {
                 let from = BlockIndex::of(span.start).disk_start();
                 unless_unsupported(self.lower().punch(from, span.end - span.start))?;
@@ -143,13 +155,5 @@ impl File {
             entries[part.block.slot()] = Entry::HOLE;
         }
         Ok(())
-    }
-}
-
-/// A lower filesystem that can neither reserve nor free space takes nothing away from what the file reads as.
-fn unless_unsupported(done: io::Result<()>) -> Result<()> {
-    match done {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(()),
-        other => Ok(other?),
     }
 }

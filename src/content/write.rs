@@ -8,12 +8,12 @@ use zeroize::Zeroizing;
 
 use super::commit::Change;
 use super::file::{File, Form};
-use super::groups::{Entries, holes, lone_leader};
+use super::groups::{Entries, Loaded, lone_leader};
 use super::span::{Part, Span, spans};
 use super::{ContentError, Result};
 use crate::crypto::random;
 use crate::format::layout::{
-    BLOCK, BLOCK_U64, BlockIndex, GROUP_PLAIN, GroupIndex, LEADER_SPAN, MAX_PLAIN_LEN, disk_len, is_inline,
+    BLOCK, BLOCK_U64, BlockIndex, GROUP_PLAIN, GroupIndex, LEADER_SPAN, MAX_PLAIN_LEN, is_inline,
 };
 use crate::format::map::Entry;
 use crate::pipeline::{self, Piece};
@@ -53,6 +53,11 @@ impl File {
         if data.is_empty() {
             return Ok(());
         }
+        self.overwrites(offset, end)?;
+        self.with_room(|| self.write_once(offset, end, data))
+    }
+
+    fn write_once(&self, offset: u64, end: u64, data: &[u8]) -> Result<()> {
         let source = Source::Bytes(data, offset);
         {
             let form = self.gate.read();
@@ -66,24 +71,15 @@ impl File {
             }
         }
         let mut form = self.change_gate()?;
-        if let Form::Inline(plain) = &mut *form {
+        if let Form::Inline(plain) = &*form {
             if is_inline(end) {
-                return self.rewrite_inline(plain, offset, data);
+                let new = overlaid(plain, offset, data);
+                return self.put_record(&mut form, new);
             }
             self.spread(&mut form, end)?;
         }
         let done = self.reach(offset, end).and_then(|()| self.put(offset, end, source));
         self.settle(&mut form, done)
-    }
-
-    fn rewrite_inline(&self, plain: &mut Zeroizing<Vec<u8>>, offset: u64, data: &[u8]) -> Result<()> {
-        let from = offset as usize;
-        let mut new = Zeroizing::new(plain.to_vec());
-        new.resize(plain.len().max(from + data.len()), 0);
-        new[from..from + data.len()].copy_from_slice(data);
-        self.put_record(&new, plain.len() as u64)?;
-        *plain = new;
-        Ok(())
     }
 
     /// Whether a write may run beside others under the shared gate: it leaves no block shorter than full but one
@@ -108,7 +104,7 @@ impl File {
         let plain = plain.clone();
         self.groups().clear();
         self.groups().set_bitmap(GroupIndex(0), lone_leader());
-        *self.groups().write(GroupIndex(0)) = Some(holes());
+        *self.groups().write(GroupIndex(0)) = Some(Loaded::hole());
         self.set_plain_len(0);
         **form = Form::Grouped;
         if plain.is_empty() {
@@ -180,6 +176,8 @@ impl File {
         let mut change = Change::new(self);
         let (leaders, ordinary): (Vec<_>, Vec<_>) = spans(start, end).partition(|s| s.group.is_leader());
         let done = match source {
+            // What is overwritten stays as it is until the journal has all of it.
+            Source::Bytes(..) if change.is_journaled() => Ok(()),
             Source::Bytes(..) => self.make_room(&mut change, ordinary.iter().chain(&leaders)),
             Source::Zeros => Ok(()),
         };
@@ -192,7 +190,10 @@ impl File {
         if end > self.len() {
             if matches!(source, Source::Zeros) {
                 // Holes write nothing: the lower file must reach the length before the length says so.
-                self.lower().set_len(disk_len(end))?;
+                if let Err(e) = self.stretch_lower(end) {
+                    change.abandon();
+                    return Err(e);
+                }
             }
             change.grow_to(end);
         }
@@ -276,21 +277,9 @@ impl File {
             .map(|(p, at)| Sealed { block: p.index, entry: p.entry, at, len: p.buf.len() })
             .collect();
         drop(pieces);
-        self.write_runs(&sealed, buffer)?;
+        write_runs(change, &sealed, buffer)?;
         for done in sealed {
             change.entries(done.block.group())?[done.block.slot()] = done.entry;
-        }
-        Ok(())
-    }
-
-    /// Writes sealed blocks, one write for each run of neighbours in a group. Only a file's last block is shorter
-    /// than full, so a run's bytes lie together in the buffer as well.
-    fn write_runs(&self, sealed: &[Sealed], buffer: &[u8]) -> Result<()> {
-        let neighbours =
-            |a: &Sealed, b: &Sealed| a.block.0 + 1 == b.block.0 && a.block.group() == b.block.group();
-        for run in sealed.chunk_by(neighbours) {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-            self.put_blocks(first.block, &buffer[first.at..last.at + last.len])?;
         }
         Ok(())
     }
@@ -324,6 +313,27 @@ impl File {
         }
         Ok(Some(&mut out[..new_len]))
     }
+}
+
+/// Puts sealed blocks away, one call for each run of neighbours in a group. Only a file's last block is shorter
+/// than full, so a run's bytes lie together in the buffer as well.
+fn write_runs(change: &mut Change<'_>, sealed: &[Sealed], buffer: &[u8]) -> Result<()> {
+    let neighbours =
+        |a: &Sealed, b: &Sealed| a.block.0 + 1 == b.block.0 && a.block.group() == b.block.group();
+    for run in sealed.chunk_by(neighbours) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        change.put_run(first.block, &buffer[first.at..last.at + last.len])?;
+    }
+    Ok(())
+}
+
+/// An inline file's plaintext after a write.
+fn overlaid(plain: &[u8], offset: u64, data: &[u8]) -> Zeroizing<Vec<u8>> {
+    let from = offset as usize;
+    let mut new = Zeroizing::new(plain.to_vec());
+    new.resize(plain.len().max(from + data.len()), 0);
+    new[from..from + data.len()].copy_from_slice(data);
+    new
 }
 
 /// The bytes that a block is sealed from as they stand in the source: where they are all that it will have.

@@ -18,6 +18,8 @@ pub const LINK_KEY: &[u8] = b"envelopefs/v1/symlink";
 pub const XATTR_KEY: &[u8] = b"envelopefs/v1/xattr";
 /// The volume config's authenticator.
 pub const CONFIG_KEY: &[u8] = b"envelopefs/v1/config";
+/// Logs of the journal.
+pub const JOURNAL_KEY: &[u8] = b"envelopefs/v1/journal";
 /// How far an interrupted repair came.
 pub const REPAIR_KEY: &[u8] = b"envelopefs/v1/repair";
 
@@ -71,14 +73,14 @@ mod tests {
 
     #[test]
     fn labels_and_salts_keep_keys_apart() {
-        let labels = [BLOCK_KEY, MAP_KEY, DIR_KEY, LINK_KEY, XATTR_KEY, CONFIG_KEY, REPAIR_KEY];
+        let labels = [BLOCK_KEY, MAP_KEY, DIR_KEY, LINK_KEY, XATTR_KEY, CONFIG_KEY, JOURNAL_KEY, REPAIR_KEY];
         let mut keys: Vec<_> = labels
             .iter()
             .flat_map(|label| [&b""[..], b"a", b"b"].map(|salt| *hkdf(&[1; 32], salt, label).expose()))
             .collect();
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 21);
+        assert_eq!(keys.len(), 24);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod block;
 pub mod derive;
+pub mod journal;
 pub mod kernel;
 pub mod locked;
 pub mod names;
@@ -11,6 +12,7 @@ pub mod random;
 pub mod seal;
 
 pub use block::{FileKeys, Tampered};
+pub use journal::{JournalKey, JournalRoot};
 pub use locked::{LockStatus, Locked, Secret, lock_status};
 pub use names::{DirKey, LinkKey, XattrKey};
 pub use seal::SealKey;

@@ -8,6 +8,7 @@ pub mod config;
 pub mod header;
 pub mod ids;
 pub mod inline;
+pub mod journal;
 pub mod layout;
 pub mod links;
 pub mod map;

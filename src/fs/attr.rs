@@ -80,6 +80,8 @@ impl Fs {
             self.resize(caller, &inode, len, set.mtime.is_none())?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
+            let file = inode.open.lock().file().cloned();
+            let _still = file.as_ref().map(|f| f.content.hold_times());
             entry::set_times(&anchor, new_time(set.atime), new_time(set.mtime))?;
         }
         let stat = stat::stat_fd(&anchor)?;
@@ -93,6 +95,7 @@ impl Fs {
         let lower = held.file.lower();
         if same && touch {
             // Nothing was written below, but a truncate marks the time whatever it did.
+            let _still = held.file.content.hold_times();
             entry::set_times(&lower.0, NewTime::Keep, NewTime::Now)?;
         }
         if caller.uid != 0 {

@@ -23,6 +23,9 @@ pub enum FsError {
     /// A name, symlink target, xattr or directory id that does not decode.
     #[error("{0}")]
     Undecodable(&'static str),
+    /// What a crash left in the journal cannot be brought in.
+    #[error("replay of the journal: {0}; the vault is as the crash left it")]
+    Replay(std::io::Error),
     /// Another mount holds the vault's lock.
     #[error("the vault is mounted already; unmount it first, or mount it everywhere with --shared")]
     Busy,
@@ -38,6 +41,7 @@ impl FsError {
             // ENOKEY sends an operator to the keys; EIO would send him to the disk.
             Self::NoHeader => libc::ENOKEY,
             Self::Undecodable(_) => libc::EIO,
+            Self::Replay(e) => e.raw_os_error().unwrap_or(libc::EIO),
             Self::Busy => libc::EBUSY,
         }
     }
@@ -52,6 +56,7 @@ impl FsError {
             Self::Content(ContentError::Damaged(_))
             | Self::Key(_)
             | Self::NoHeader
+            | Self::Replay(_)
             | Self::Undecodable(_) => true,
         }
     }

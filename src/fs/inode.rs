@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::Ino;
 use super::opened::OpenState;
+use super::{Ino, TOP};
+use crate::content::LowerPlace;
+use crate::format::journal::MAX_PATH;
 use crate::vault::LowerStat;
 use crate::vault::stat::S_IFDIR;
 
@@ -124,9 +126,15 @@ pub(super) enum Entered {
     Other,
 }
 
-/// Every inode that the kernel knows.
+/// Every inode that the kernel knows, or that is open, or has changes in the journal.
 pub(super) struct Table {
     shards: Vec<Mutex<HashMap<Ino, Known>>>,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Table")
+    }
 }
 
 impl Table {
@@ -189,6 +197,17 @@ impl Table {
         }
     }
 
+    /// Adds a reference to an inode that someone holds, so that whoever looks it up meets the same one. False where the
+    /// table knows another inode by that number.
+    pub(super) fn hold(&self, inode: &Arc<Inode>) -> bool {
+        let mut shard = self.shard(inode.ino).lock();
+        let fresh = || Known { inode: Arc::clone(inode), references: 0 };
+        let known = shard.entry(inode.ino).or_insert_with(fresh);
+        let same = Arc::ptr_eq(&known.inode, inode);
+        known.references += u64::from(same);
+        same
+    }
+
     /// Gives references back; `true` when the last one went and the inode with it.
     pub(super) fn forget(&self, ino: Ino, count: u64) -> bool {
         let mut shard = self.shard(ino).lock();
@@ -202,6 +221,26 @@ impl Table {
         // Closing a pin may free a whole lower file: not under the lock.
         drop(gone);
         true
+    }
+
+    /// Where an inode is: its lower number, and the lower path under which it was seen last.
+    pub(super) fn place(&self, inode: &Inode) -> LowerPlace {
+        let mut parts: Vec<Arc<str>> = Vec::new();
+        let mut link = inode.links().into_iter().next();
+        let mut length = 0;
+        while let Some(Link { parent, lower }) = link {
+            length += lower.len() + 1;
+            parts.push(lower);
+            if parent == TOP {
+                let path = parts.iter().rev().map(|p| p.as_bytes()).collect::<Vec<_>>().join(&b'/');
+                return LowerPlace { inode: inode.first.ino, path };
+            }
+            if length > MAX_PATH {
+                break;
+            }
+            link = self.get(parent).and_then(|above| above.links().into_iter().next());
+        }
+        LowerPlace { inode: inode.first.ino, path: Vec::new() }
     }
 
     /// Every inode, for closing.

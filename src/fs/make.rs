@@ -1,6 +1,6 @@
-//! New inodes. A regular file's header and a directory's id are in place before the name appears.
+//! New inodes. A regular file's header, a directory's id and everything's owner are in place before the name appears.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -15,8 +15,9 @@ use crate::crypto::names::EncodedName;
 use crate::crypto::random;
 use crate::format::header::{DIR_XATTR, HEADER_XATTR};
 use crate::format::ids::DirId;
+use crate::keys::NewFile;
 use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
-use crate::vault::{FreshFile, LowerStat, entry, stat};
+use crate::vault::{DiskFile, FreshFile, LowerStat, entry, stat};
 
 /// Where a new inode goes.
 struct Place {
@@ -64,9 +65,8 @@ impl Fs {
             S_IFREG | 0 => Ok(self.make_file(caller, &place, mode, false)?.0),
             S_IFDIR => Err(Errno::PERM.into()),
             S_IFLNK => Err(Errno::INVAL.into()),
-            _ => self.make_entry(&place, || {
-                let mode = (mode, caller.umask);
-                entry::mknod(place.dir.as_fd(), &place.name.lower, mode, rdev, (caller.uid, caller.gid))
+            _ => self.make_entry(&place, |dir, names| {
+                entry::mknod(dir, names, (mode, caller.umask), rdev, (caller.uid, caller.gid))
             }),
         }
     }
@@ -75,32 +75,28 @@ impl Fs {
     pub fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Found> {
         let place = self.place(parent, name)?;
         let lower = self.link_key.encode(target).ok_or(Errno::NAMETOOLONG)?;
-        self.make_entry(&place, || {
-            entry::symlink(place.dir.as_fd(), &place.name.lower, &lower, (caller.uid, caller.gid))
-        })
+        self.make_entry(&place, |dir, names| entry::symlink(dir, names, &lower, (caller.uid, caller.gid)))
     }
 
     /// Makes a directory.
     pub fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Found> {
         let place = self.place(parent, name)?;
-        let dir = place.dir.as_fd();
         let id = DirId(random::array());
-        let found = self.make_entry(&place, || {
-            let temporary = temporary_name();
-            let owner = (caller.uid, caller.gid);
-            let mode = (mode & 0o7777, caller.umask);
-            entry::mkdir(dir, &temporary, mode, owner, (DIR_XATTR, &id.0))?;
-            entry::settle(dir, &temporary, &place.name.lower).inspect_err(|_| {
-                let _ = entry::rmdir(dir, &temporary);
-            })
-        })?;
-        Ok(found)
+        let mode = (mode & 0o7777, caller.umask);
+        self.make_entry(&place, |dir, names| {
+            entry::mkdir(dir, names, mode, (caller.uid, caller.gid), (DIR_XATTR, &id.0))
+        })
     }
 
-    fn make_entry(&self, place: &Place, make: impl FnOnce() -> rustix::io::Result<()>) -> Result<Found> {
+    /// `make` is given the directory, and a temporary and the final name.
+    fn make_entry(
+        &self,
+        place: &Place,
+        make: impl FnOnce(BorrowedFd<'_>, (&str, &str)) -> rustix::io::Result<()>,
+    ) -> Result<Found> {
         let _long = self.long_guard(&[&place.name]);
         self.put_sidecar(&place.dir, &place.name)?;
-        if let Err(e) = make() {
+        if let Err(e) = make(place.dir.as_fd(), (&temporary_name(), &place.name.lower)) {
             self.drop_sidecar(&place.dir, &place.name);
             return Err(e.into());
         }
@@ -114,21 +110,38 @@ impl Fs {
         fresh.set_xattr(HEADER_XATTR, &new.header)?;
         let lower = Arc::clone(fresh.file());
         let made = stat::stat_fd(&lower.0)?;
-        let content = content::File::create(Box::new(Arc::clone(&lower)), new.keys)?;
-        entry::give_to(&lower.0, &made, dir, (caller.uid, caller.gid))?;
         // Known and open before the name appears: who finds the name shares this content.
-        let file = Arc::new(OpenFile::new(content, Arc::clone(&lower), true));
         let inode = self.enter_fresh(place, &made);
-        inode.open.lock().start(Arc::clone(&file));
-        let held = Held::new(Arc::clone(&inode), file, write);
-        if let Err(e) = self.publish(place, fresh) {
-            drop(held);
+        let finish = || {
+            let content = self.make_content(&inode, &lower, new)?;
+            entry::give_to(&lower.0, &made, dir, (caller.uid, caller.gid))?;
+            let file = Arc::new(OpenFile::new(content, Arc::clone(&lower), true));
+            inode.open.lock().start(Arc::clone(&file));
+            let held = Held::new(Arc::clone(&inode), file, write, &self.table);
+            self.publish(place, fresh)?;
+            let stat = stat::stat_fd(&lower.0)?;
+            Ok((self.found(&inode, &stat), held))
+        };
+        finish().inspect_err(|_| {
             inode.remove_link(place.above.ino, &place.name.lower);
             self.forget(inode.ino, 1);
-            return Err(e);
-        }
-        let stat = stat::stat_fd(&lower.0)?;
-        Ok((self.found(&inode, &stat), held))
+        })
+    }
+
+    fn make_content(
+        &self,
+        inode: &Arc<Inode>,
+        lower: &Arc<DiskFile>,
+        new: NewFile,
+    ) -> Result<Arc<content::File>> {
+        let lower = Box::new(Arc::clone(lower));
+        Ok(match &self.journal {
+            Some(journal) => {
+                let link = self.journal_link(journal, inode, new.file_id);
+                content::File::create_linked(lower, new.keys, link)?
+            }
+            None => Arc::new(content::File::create(lower, new.keys)?),
+        })
     }
 
     fn enter_fresh(&self, place: &Place, made: &LowerStat) -> Arc<Inode> {

@@ -20,11 +20,13 @@ mod opened;
 pub mod recover;
 mod remove;
 mod rename;
+mod replay;
 mod resolve;
 mod types;
 mod xattrs;
 
 pub use error::{FsError, Result};
+pub use replay::replay;
 pub use types::{Attr, Caller, DirEntry, Found, Ino, Options, SetAttr, SetTime, StatFs, Time};
 
 use std::os::fd::AsFd;
@@ -35,6 +37,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::content::Journal;
 use crate::crypto::names::EncodedName;
 use crate::crypto::{LinkKey, random};
 use crate::format::names::{NAME_MAX, TMP_PREFIX};
@@ -51,10 +54,12 @@ pub struct Fs {
     link_key: LinkKey,
     top: Arc<dirs::OpenDir>,
     top_inode: Arc<inode::Inode>,
-    table: inode::Table,
+    table: Arc<inode::Table>,
     dirs: dirs::Dirs,
     files: handles::Handles<opened::Held>,
     listings: handles::Handles<listing::OpenListing>,
+    /// Of a vault that is changed by this mount alone.
+    journal: Option<Arc<Journal>>,
     /// Held shared while an entry is renamed or removed and until the table knows; alone by who lost his way.
     barrier: RwLock<()>,
     /// Held while an entry with a long name comes or goes, so that its sidecar comes and goes with it.
@@ -75,13 +80,18 @@ impl Fs {
         let top = Arc::new(dirs::OpenDir::new(fd));
         // A vault whose top has no id must not mount and then fail each request.
         top.id(keyring.vault_key())?;
+        if !options.read_only {
+            recover::forget_state(&*top);
+        }
+        let journal = replay::start(&top, &keyring, &options)?;
         Ok(Self {
+            journal,
             link_key: LinkKey::derive(keyring.vault_key()),
             keyring,
             options,
             top,
             top_inode: Arc::new(inode::Inode::new(TOP, top_stat)),
-            table: inode::Table::new(),
+            table: Arc::new(inode::Table::new()),
             dirs: dirs::Dirs::new(limits::raise_descriptor_limit()),
             files: handles::Handles::new(),
             listings: handles::Handles::new(),
@@ -117,6 +127,9 @@ impl Fs {
         }
         self.files.clear();
         self.listings.clear();
+        if let Some(Err(e)) = self.journal.as_ref().map(|journal| journal.close()) {
+            log::error!("the journal stays, for the next mount to bring in: {e}");
+        }
         self.dirs.clear();
         self.lock.lock().take();
     }

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 use rustix::io::Errno;
 
-use super::inode::Inode;
+use super::inode::{Inode, Table};
 use super::resolve::Anchor;
 use super::{Fs, FsError, Result};
-use crate::content;
-use crate::crypto::FileKeys;
+use crate::content::{self, Journal, Link};
 use crate::format::header::{FileHeader, HEADER_XATTR};
+use crate::format::ids::FileId;
 use crate::vault::access::{self, Want};
 use crate::vault::stat::S_IFREG;
 use crate::vault::{DiskFile, xattr};
@@ -20,7 +20,7 @@ use crate::vault::{DiskFile, xattr};
 /// The content of an inode that has handles.
 pub(super) struct OpenFile {
     /// Its plaintext.
-    pub(super) content: content::File,
+    pub(super) content: Arc<content::File>,
     lower: RwLock<Arc<DiskFile>>,
     writable: AtomicBool,
     /// Whether set-id bits and capabilities are known to be gone, so that a write need not look.
@@ -29,7 +29,7 @@ pub(super) struct OpenFile {
 
 impl OpenFile {
     /// Content over a lower file.
-    pub(super) fn new(content: content::File, lower: Arc<DiskFile>, writable: bool) -> Self {
+    pub(super) fn new(content: Arc<content::File>, lower: Arc<DiskFile>, writable: bool) -> Self {
         Self {
             content,
             lower: RwLock::new(lower),
@@ -102,15 +102,37 @@ pub(super) struct Held {
     pub(super) file: Arc<OpenFile>,
     /// Whether it may be written.
     pub(super) write: bool,
+    /// Where a reference is held.
+    table: Option<Arc<Table>>,
+}
+
+/// Keeps the content of a closed file until the journal has brought its changes to their places: who opens or looks
+/// at the file until then needs it.
+struct Linger {
+    table: Arc<Table>,
+    inode: Arc<Inode>,
+}
+
+impl Drop for Linger {
+    fn drop(&mut self) {
+        {
+            let mut open = self.inode.open.lock();
+            if open.holders == 0 && open.file.as_ref().is_some_and(|f| !f.content.is_pending()) {
+                open.file = None;
+            }
+        }
+        self.table.forget(self.inode.ino, 1);
+    }
 }
 
 impl Held {
     /// Wraps content whose holder was counted already.
-    pub(super) fn new(inode: Arc<Inode>, file: Arc<OpenFile>, write: bool) -> Self {
+    pub(super) fn new(inode: Arc<Inode>, file: Arc<OpenFile>, write: bool, table: &Arc<Table>) -> Self {
         if write {
             inode.writers.fetch_add(1, Ordering::AcqRel);
         }
-        Self { inode, file, write }
+        let table = table.hold(&inode).then(|| Arc::clone(table));
+        Self { inode, file, write, table }
     }
 
     /// The content, if it may be written.
@@ -124,12 +146,30 @@ impl Drop for Held {
         if self.write {
             self.inode.writers.fetch_sub(1, Ordering::AcqRel);
         }
-        let mut open = self.inode.open.lock();
-        open.holders = open.holders.saturating_sub(1);
-        if open.holders == 0 {
-            // Closed under the lock: who opens the inode next finds all of it in the lower file.
-            open.file = None;
-        }
+        let linger = self.table.take().map(|table| Linger { table, inode: Arc::clone(&self.inode) });
+        let done: Option<Box<dyn Send + Sync>> = {
+            let mut open = self.inode.open.lock();
+            open.holders = open.holders.saturating_sub(1);
+            if open.holders == 0 && self.file.content.is_pending() && self.file.content.is_gone() {
+                if let Err(e) = self.file.content.let_go() {
+                    log::error!("inode {}: unlinked, and not written back: {e}", self.inode.ino);
+                }
+            }
+            match linger {
+                Some(linger) if open.holders == 0 && self.file.content.is_pending() => {
+                    self.file.content.keep_until_done(Box::new(linger))
+                }
+                linger => {
+                    if open.holders == 0 {
+                        // Closed under the lock: who opens the inode next finds all of it in the lower file.
+                        open.file = None;
+                    }
+                    linger.map(|l| Box::new(l) as _)
+                }
+            }
+        };
+        // It takes the lock.
+        drop(done);
     }
 }
 
@@ -153,8 +193,11 @@ impl Fs {
         }
     }
 
-    fn keys_of(&self, fd: impl AsFd) -> Result<Arc<FileKeys>> {
-        Ok(self.keyring.open_file(&self.header(fd)?)?)
+    /// What ties an inode's content to the journal.
+    pub(super) fn journal_link(&self, journal: &Arc<Journal>, inode: &Arc<Inode>, id: FileId) -> Link {
+        let (table, inode) = (Arc::clone(&self.table), Arc::downgrade(inode));
+        let place = move || inode.upgrade().map(|inode| table.place(&inode)).unwrap_or_default();
+        Link { journal: Arc::clone(journal), id, place: Box::new(place) }
     }
 
     /// Runs `open`; where descriptors have run out, lets go of the directories at hand and runs it once more.
@@ -177,14 +220,15 @@ impl Fs {
         if inode.first.kind() != S_IFREG {
             return Err(if inode.is_dir() { Errno::ISDIR } else { Errno::INVAL }.into());
         }
-        let held = |file| Held::new(Arc::clone(inode), file, write);
+        let held = |file| Held::new(Arc::clone(inode), file, write, &self.table);
         let joined = inode.open.lock().join(write)?;
         if let Some(file) = joined {
             return Ok(held(file));
         }
         let anchor = self.anchor(inode)?;
         // The provider may take long: asked before the lock.
-        let keys = self.keys_of(&anchor)?;
+        let header = self.header(&anchor)?;
+        let keys = self.keyring.open_file(&header)?;
         let mut open = inode.open.lock();
         if let Some(file) = open.join(write)? {
             drop(open);
@@ -200,7 +244,15 @@ impl Fs {
             access::leave_atime(&file);
         }
         let lower = Arc::new(DiskFile(file));
-        let content = content::File::open(Box::new(Arc::clone(&lower)), keys)?;
+        let lower_file = Box::new(Arc::clone(&lower));
+        let content = match &self.journal {
+            Some(journal) => {
+                let link = self.journal_link(journal, inode, header.file_id);
+                let durable = journal.is_durable(inode.first.btime);
+                content::File::open_linked(lower_file, keys, link, durable)?
+            }
+            None => Arc::new(content::File::open(lower_file, keys)?),
+        };
         let file = Arc::new(OpenFile::new(content, lower, writable));
         open.start(Arc::clone(&file));
         drop(open);

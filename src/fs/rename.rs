@@ -6,12 +6,14 @@ use std::sync::Arc;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
+use super::attr::plain_len;
 use super::dirs::OpenDir;
 use super::inode::Inode;
 use super::remove::{Leaving, emptied};
 use super::{Fs, Ino, Result};
 use crate::crypto::names::EncodedName;
-use crate::vault::stat::S_IFDIR;
+use crate::vault::access::{self, Want};
+use crate::vault::stat::{S_IFDIR, S_IFREG};
 use crate::vault::{LowerStat, entry, stat};
 
 /// One end of a rename.
@@ -57,6 +59,12 @@ impl Fs {
             // Two names of one inode: both stay (POSIX).
             return if flags == RenameFlags::NOREPLACE { Err(Errno::EXIST.into()) } else { Ok(()) };
         }
+        if flags != RenameFlags::NOREPLACE {
+            self.sync_before_replacing(&from, &to)?;
+        }
+        if flags == RenameFlags::EXCHANGE {
+            self.sync_before_replacing(&to, &from)?;
+        }
         self.put_sidecar(&to.dir, &to.name)?;
         let done = if flags == RenameFlags::EXCHANGE {
             self.exchange(&from, &to)
@@ -67,6 +75,25 @@ impl Fs {
         self.drop_sidecar(&from.dir, &from.name);
         self.drop_sidecar(&to.dir, &to.name);
         done
+    }
+
+    /// Makes the content of a file durable that is about to take the name of another one with content. A crash must
+    /// not leave the name with neither: programs that replace a file this way count on it, and not all of them sync.
+    fn sync_before_replacing(&self, from: &End, to: &End) -> Result<()> {
+        // What is not there is for the rename to tell.
+        let (Ok(source), Ok(target)) = (from.stat(), to.stat()) else { return Ok(()) };
+        let regular = source.kind() == S_IFREG && target.kind() == S_IFREG;
+        if !regular || plain_len(target.size) == 0 {
+            return Ok(());
+        }
+        let known = self.table.get(self.ino_of(source.ino)).filter(|i| i.first.same_inode(&source));
+        let open = known.and_then(|i| i.open.lock().file().cloned());
+        if let Some(file) = open {
+            return Ok(file.content.sync(true)?);
+        }
+        let fd = entry::open_path(&*from.dir, &from.name.lower)?;
+        let (file, _) = access::open_content(fd, Want::ReadOnly)?;
+        Ok(rustix::fs::fdatasync(file)?)
     }
 
     fn exchange(&self, from: &End, to: &End) -> Result<()> {
@@ -103,6 +130,10 @@ impl Fs {
     fn relink(&self, stat: &LowerStat, from: &End, to: &End) {
         let ino = self.ino_of(stat.ino);
         self.table.moved((ino, stat), (&from.above, &from.name.lower), Some((to.above.ino, &to.name.lower)));
+        let inode = self.table.get(ino).filter(|i| i.first.same_inode(stat));
+        if let Some(file) = inode.and_then(|i| i.open.lock().file().cloned()) {
+            file.content.moved(false);
+        }
     }
 }
 

@@ -12,6 +12,8 @@ pub struct Options {
     pub shared: bool,
     /// Reading leaves access times alone.
     pub no_atime: bool,
+    /// Durable files are changed in place, without a journal: a power cut may tear what is being overwritten.
+    pub no_journal: bool,
 }
 
 /// Who asks.

@@ -85,12 +85,21 @@ fn new_config(provider: &dyn Provider) -> Result<(VolumeConfig, String), KeyErro
 
 fn make_dir(dir: &Path) -> Result<(), OpenError> {
     match DirBuilder::new().mode(0o700).create(dir) {
-        Ok(()) => match dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync(parent),
-            _ => sync(Path::new(".")),
-        },
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(OpenError::io(dir)(e)),
+        Ok(()) => {}
+        // An `init` that was killed may have made it a moment ago.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(OpenError::io(dir)(e)),
+    }
+    sync_entry(dir).map_err(OpenError::io(dir))
+}
+
+/// Makes a directory's own entry durable. A parent that may not be read is synced with its whole filesystem.
+fn sync_entry(dir: &Path) -> std::io::Result<()> {
+    let real = dir.canonicalize()?;
+    let Some(parent) = real.parent() else { return Ok(()) };
+    match File::open(parent).and_then(|p| p.sync_all()) {
+        Ok(()) => Ok(()),
+        Err(_) => Ok(rustix::fs::syncfs(File::open(&real)?)?),
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) fn create_whole(
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
         return Err(KmsError::StoreExists(dir));
     };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(KmsError::io(parent))?;
+    make_above(parent)?;
     let tmp = parent.join(format!(".{}.{}", name.to_string_lossy(), suffix()));
     fs::DirBuilder::new().mode(0o700).create(&tmp).map_err(KmsError::io(&tmp))?;
     let made = fill(&tmp).and_then(|()| sync(&tmp)).and_then(|()| {
@@ -103,6 +103,18 @@ pub(super) fn create_whole(
     }
     made?;
     sync(parent)
+}
+
+/// Makes the directories that are missing above a new one, each durable before anything goes into it.
+fn make_above(dir: &Path) -> Result<(), KmsError> {
+    let Some(parent) = dir.parent().filter(|_| !dir.is_dir()) else { return Ok(()) };
+    make_above(parent)?;
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => sync(parent),
+        // Another process was faster.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => sync(parent),
+        Err(e) => Err(KmsError::io(dir)(e)),
+    }
 }
 
 /// Makes a directory's entries durable.

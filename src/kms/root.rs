@@ -123,12 +123,16 @@ pub(super) fn reprotect(
         return Ok(());
     }
     write(at, &root, &file.store, new, cost)?;
-    if file.protection == ProtectionKind::KeyFile {
-        let key_file = at.join(KEY_FILE);
-        std::fs::remove_file(&key_file).map_err(KmsError::io(&key_file))?;
-        dir::sync(at)?;
+    if matches!(new, Protection::KeyFile) {
+        return Ok(());
     }
-    Ok(())
+    // Last, when nothing needs it any more. A crash may have left one behind a passphrase, too.
+    let key_file = at.join(KEY_FILE);
+    match std::fs::remove_file(&key_file) {
+        Ok(()) => dir::sync(at),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(KmsError::io(&key_file)(e)),
+    }
 }
 
 fn store_key(root: &Secret<32>, store: &[u8]) -> SealKey {

@@ -54,58 +54,58 @@ pub fn give_to(fd: impl AsFd, made: &LowerStat, parent: impl AsFd, owner: (u32, 
     Ok(())
 }
 
-/// Makes a directory whose id is in place before its name appears. Gives it as `O_PATH`.
-pub fn mkdir(
+/// Makes an entry that is whole, and its owner's, before its name appears: `make` and `finish` work under the name
+/// `temporary`. Where anything fails, nothing stays.
+fn make(
     dir: impl AsFd + Copy,
-    temporary: &str,
-    mode: (u32, u32),
+    (temporary, name): (&str, &str),
     owner: (u32, u32),
-    id: (&str, &[u8]),
-) -> Result<OwnedFd> {
-    let (permissions, mask) = mode;
-    umask::with_umask(mask, || rustix::fs::mkdirat(dir, temporary, Mode::from_raw_mode(permissions)))?;
-    let finish = || {
-        let fd = open_dir_path(dir, temporary)?;
+    make: impl FnOnce() -> Result<()>,
+    finish: impl FnOnce(&OwnedFd) -> Result<()>,
+) -> Result<()> {
+    make()?;
+    let done = || {
+        let fd = open_path(dir, temporary)?;
         let made = stat_fd(&fd)?;
-        xattr::set(&fd, id.0, id.1, 0)?;
+        finish(&fd)?;
         give_to(&fd, &made, dir, owner)?;
-        Ok(fd)
+        settle(dir, temporary, name)
     };
-    finish().inspect_err(|_| {
-        let _ = rustix::fs::unlinkat(dir, temporary, AtFlags::REMOVEDIR);
+    done().inspect_err(|_| {
+        let _ = discard(dir, temporary);
     })
 }
 
-/// Makes a FIFO, socket or device node.
+/// Makes a directory that has its id when its name appears. `mode`: permissions, umask.
+pub fn mkdir(
+    dir: impl AsFd + Copy,
+    names: (&str, &str),
+    (permissions, mask): (u32, u32),
+    owner: (u32, u32),
+    id: (&str, &[u8]),
+) -> Result<()> {
+    let new =
+        || umask::with_umask(mask, || rustix::fs::mkdirat(dir, names.0, Mode::from_raw_mode(permissions)));
+    make(dir, names, owner, new, |fd| xattr::set(fd, id.0, id.1, 0))
+}
+
+/// Makes a FIFO, socket or device node. `mode`: type and permissions, umask.
 pub fn mknod(
     dir: impl AsFd + Copy,
-    name: &str,
-    mode: (u32, u32),
+    names: (&str, &str),
+    (mode, mask): (u32, u32),
     rdev: u32,
     owner: (u32, u32),
 ) -> Result<()> {
-    let (full, mask) = mode;
-    let kind = FileType::from_raw_mode(full);
-    umask::with_umask(mask, || {
-        rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(full & 0o7777), u64::from(rdev))
-    })?;
-    adopt(dir, name, owner)
+    let (kind, permissions) = (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode & 0o7777));
+    let new =
+        || umask::with_umask(mask, || rustix::fs::mknodat(dir, names.0, kind, permissions, u64::from(rdev)));
+    make(dir, names, owner, new, |_| Ok(()))
 }
 
 /// Makes a symlink.
-pub fn symlink(dir: impl AsFd + Copy, name: &str, target: &[u8], owner: (u32, u32)) -> Result<()> {
-    rustix::fs::symlinkat(target, dir, name)?;
-    adopt(dir, name, owner)
-}
-
-fn adopt(dir: impl AsFd + Copy, name: &str, owner: (u32, u32)) -> Result<()> {
-    let give = || {
-        let fd = open_path(dir, name)?;
-        give_to(&fd, &stat_fd(&fd)?, dir, owner)
-    };
-    give().inspect_err(|_| {
-        let _ = unlink(dir, name);
-    })
+pub fn symlink(dir: impl AsFd + Copy, names: (&str, &str), target: &[u8], owner: (u32, u32)) -> Result<()> {
+    make(dir, names, owner, || rustix::fs::symlinkat(target, dir, names.0), |_| Ok(()))
 }
 
 /// Links what `fd` stands for to a new name; fails where the name is taken.
@@ -144,6 +144,14 @@ pub fn unlink(dir: impl AsFd, name: &str) -> Result<()> {
 /// Removes an empty directory.
 pub fn rmdir(dir: impl AsFd, name: &str) -> Result<()> {
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// Removes an entry that nobody needs, an empty directory among others.
+pub fn discard(dir: impl AsFd, name: &str) -> Result<()> {
+    match unlink(&dir, name) {
+        Err(Errno::ISDIR | Errno::PERM) => rmdir(dir, name),
+        other => other,
+    }
 }
 
 /// Target bytes of the symlink that an `O_PATH` descriptor stands for.

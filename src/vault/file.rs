@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::FallocateFlags;
 
+use super::entry::{self, NewTime};
+
 /// What `content` needs of a lower file. `DiskFile` is the real one; tests bring stores that fail or forget.
 #[expect(clippy::len_without_is_empty, reason = "a file, not a collection")]
 pub trait LowerFile: Send + Sync {
@@ -23,6 +25,18 @@ pub trait LowerFile: Send + Sync {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Makes content (and, unless `data_only`, all attributes) durable.
     fn sync(&self, data_only: bool) -> io::Result<()>;
+    /// When the content changed last, to be put back after a write that is not the user's. `None`: not kept.
+    fn modified(&self) -> io::Result<Option<(i64, u32)>> {
+        Ok(None)
+    }
+    /// Sets the time of the last change.
+    fn set_modified(&self, _time: (i64, u32)) -> io::Result<()> {
+        Ok(())
+    }
+    /// Whether the file has lost its last name.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
 /// A lower file on a real filesystem.
@@ -81,5 +95,17 @@ impl LowerFile for DiskFile {
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
         if data_only { self.0.sync_data() } else { self.0.sync_all() }
+    }
+
+    fn modified(&self) -> io::Result<Option<(i64, u32)>> {
+        Ok(Some(super::stat::stat_fd(&self.0)?.mtime))
+    }
+
+    fn set_modified(&self, (seconds, nanos): (i64, u32)) -> io::Result<()> {
+        Ok(entry::set_times(&self.0, NewTime::Keep, NewTime::At(seconds, nanos))?)
+    }
+
+    fn is_gone(&self) -> bool {
+        super::stat::stat_fd(&self.0).is_ok_and(|stat| stat.nlink == 0)
     }
 }

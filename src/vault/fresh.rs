@@ -129,6 +129,18 @@ impl LowerFile for Arc<DiskFile> {
     fn sync(&self, data_only: bool) -> std::io::Result<()> {
         self.as_ref().sync(data_only)
     }
+
+    fn modified(&self) -> std::io::Result<Option<(i64, u32)>> {
+        self.as_ref().modified()
+    }
+
+    fn set_modified(&self, time: (i64, u32)) -> std::io::Result<()> {
+        self.as_ref().set_modified(time)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.as_ref().is_gone()
+    }
 }
 
 /// Whether an inode has any xattr that `wanted` names, without needing permission to read it.

@@ -29,8 +29,7 @@ pub fn clear(dir: impl AsFd + Copy) -> Result<bool> {
         }
     }
     for name in junk {
-        match entry::unlink(dir, &name) {
-            Err(Errno::ISDIR | Errno::PERM) => entry::rmdir(dir, &name)?,
+        match entry::discard(dir, &name) {
             Err(Errno::NOENT) => {}
             other => other?,
         }

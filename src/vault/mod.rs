@@ -7,6 +7,7 @@ pub mod access;
 pub mod entry;
 pub mod file;
 pub mod fresh;
+pub mod journal;
 pub mod leftovers;
 pub mod limits;
 pub mod list;
@@ -18,6 +19,7 @@ pub mod xattr;
 
 pub use file::{DiskFile, LowerFile};
 pub use fresh::FreshFile;
+pub use journal::{DiskJournal, JournalStore};
 pub use list::{Listing, RawEntry};
 pub use lock::VaultLock;
 pub use stat::LowerStat;

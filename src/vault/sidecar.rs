@@ -24,12 +24,35 @@ pub fn read(dir: impl AsFd, name: &str) -> Result<Vec<u8>> {
 
 /// Writes a sidecar, durably: the entry that needs it comes next, and a name must never be lost to a power cut.
 /// One that is there already with the same content stays. Gives whether it was written.
+///
+/// Its content is durable before it has its name. Its name comes before that of the entry, which is enough where the
+/// lower filesystem brings names to disk in the order in which they were made; elsewhere the directory is synced.
 pub fn write(
     dir: BorrowedFd<'_>,
     name: &str,
     content: &[u8],
     temporary: impl Fn() -> String,
 ) -> Result<bool> {
+    let written = put(dir, name, content, temporary)?;
+    if !keeps_order(dir)? {
+        // Also for one that is there: who made it may have been killed in front of this line.
+        rustix::fs::fsync(entry::open_dir_read(dir, false)?)?;
+    }
+    Ok(written)
+}
+
+/// Whether a crash leaves the changes of names up to some instant, and none behind it: the journals of ext4 and XFS,
+/// and memory, which leaves nothing.
+fn keeps_order(fs: impl AsFd) -> Result<bool> {
+    const EXT4: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    const TMPFS: u64 = 0x0102_1994;
+    #[expect(clippy::cast_sign_loss, reason = "magic numbers; their type differs between architectures")]
+    let kind = rustix::fs::fstatfs(fs)?.f_type as u64;
+    Ok(matches!(kind, EXT4 | XFS | TMPFS))
+}
+
+fn put(dir: BorrowedFd<'_>, name: &str, content: &[u8], temporary: impl Fn() -> String) -> Result<bool> {
     match read(dir, name) {
         Ok(there) if there == content => return Ok(false),
         Ok(_) | Err(Errno::NOENT | Errno::LOOP) => {}

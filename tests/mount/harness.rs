@@ -12,6 +12,15 @@ use tempfile::TempDir;
 /// How long a mount may take to appear or to go, in a debug build on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Waits for what should come soon on a busy machine.
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < until, "{what}: it does not come");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Whether tests can mount here; says so when not.
 pub(crate) fn can_mount() -> bool {
     let there = Path::new("/dev/fuse").exists();

@@ -3,23 +3,10 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Vault, can_mount, envelopefs, run, said, text};
-
-/// Time for what should come at once on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < until, "{what} does not come");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
+use crate::harness::{Vault, can_mount, envelopefs, eventually, run, said, text};
 
 fn is_mounted(mnt: &Path) -> bool {
     fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&format!(" {} ", text(mnt)))

@@ -1,0 +1,574 @@
+//! The journal: what changes in a durable file is written here first, and goes to its place later.
+//!
+//! Two logs are used in turn. The *active* one takes every record; when it is large or old enough it becomes the
+//! *old* one, the files that it names are checkpointed, and its space is used again. Records of one moment are thus
+//! in at most two logs.
+//!
+//! Locks: `checkpointing`, then a file's gate and slots, then `state`; none of a file's is taken under `state`.
+
+mod log;
+mod replay;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+pub(super) use log::Log;
+use log::Tail;
+pub use replay::{Finder, Found, Replay, Replayed};
+
+use super::file::File;
+use super::{ContentError, Result};
+use crate::crypto::JournalRoot;
+use crate::format::ids::FileId;
+use crate::format::journal::{Draft, HEADER, Time};
+use crate::vault::JournalStore;
+
+/// Bounds of the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a log at which its files are checkpointed; writers wait when it has twice as many.
+    pub bytes: u64,
+    /// Changed map pages held in memory at which files are checkpointed: 4 KiB each.
+    pub pages: usize,
+    /// Age of the oldest change at which files are checkpointed.
+    pub age: Duration,
+    /// The same for a file that was closed.
+    pub closed: Duration,
+    /// How often files that were made are made durable.
+    pub settle: Duration,
+    /// Whether a thread sees to all this; otherwise only [`Journal::checkpoint`] does, and writers that must wait.
+    pub background: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes: 32 << 20,
+            pages: 2048,
+            age: Duration::from_secs(5),
+            closed: Duration::from_secs(1),
+            settle: Duration::from_secs(30),
+            background: true,
+        }
+    }
+}
+
+/// Bytes of each log that are set aside, so that what is there can be changed on a full disk: more than a request has.
+const RESERVED: u64 = 2 << 20;
+/// Pause after a checkpoint that failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// Leaves out what makes the order of writes durable, so that a test can see the harness find it. Debug builds only.
+const UNORDERED: &str = "ENVELOPEFS_TEST_UNORDERED";
+
+/// Where a sealed block stands in a log.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) log: Arc<Log>,
+    pub(super) at: u64,
+    pub(super) len: usize,
+}
+
+/// A log in use.
+struct Generation {
+    log: Arc<Log>,
+    tail: Tail,
+    files: HashMap<FileId, Arc<File>>,
+    pages: usize,
+}
+
+impl Generation {
+    fn new(log: Log) -> Self {
+        Self { log: Arc::new(log), tail: Tail::START, files: HashMap::new(), pages: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.tail.end == HEADER as u64
+    }
+}
+
+struct State {
+    active: Generation,
+    old: Option<Generation>,
+    spare: Vec<(u32, Box<dyn crate::vault::LowerFile>)>,
+    next_slot: u32,
+    born_since: Time,
+    /// Records appended so far.
+    appended: u64,
+    /// Files made and not durable yet.
+    fresh: Vec<Weak<File>>,
+    /// When something was made that `fresh` or a closed file holds.
+    made: Option<Instant>,
+    /// When to checkpoint.
+    due: Option<Instant>,
+    started: bool,
+    stop: bool,
+}
+
+#[derive(Default)]
+struct Syncs {
+    /// Of the records appended so far, those that are durable.
+    done: u64,
+    running: bool,
+}
+
+/// The journal of a mounted vault.
+pub struct Journal {
+    store: Box<dyn JournalStore>,
+    root: JournalRoot,
+    limits: Limits,
+    state: Mutex<State>,
+    wake: Condvar,
+    checkpointing: Mutex<()>,
+    syncs: Mutex<Syncs>,
+    synced: Condvar,
+    /// Number of the active generation, to look at without the lock.
+    generation: AtomicU64,
+    /// A log could not be made durable: what it holds must reach its place before anything counts as durable again.
+    doubtful: AtomicBool,
+    unordered: bool,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Journal").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// What a record's append gives.
+pub(super) struct Appended {
+    pub(super) log: Arc<Log>,
+    pub(super) at: u64,
+    /// Count of records up to this one, for [`Journal::sync`].
+    pub(super) ticket: u64,
+}
+
+impl Journal {
+    /// Begins a journal in a store whose old logs were replayed and removed.
+    pub fn start(store: Box<dyn JournalStore>, root: JournalRoot, limits: Limits) -> io::Result<Arc<Self>> {
+        let born_since = store.now();
+        // A process that was killed, or changed files in place, may have left them in the page cache alone.
+        store.sync_all()?;
+        let first = (0, store.open(0)?);
+        let spare = vec![(1, store.open(1)?)];
+        for file in [&first.1, &spare[0].1] {
+            match file.reserve(0, RESERVED) {
+                Ok(()) => {}
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {}
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                    ::log::warn!(
+                        "no room for the journal: durable files cannot be changed until there is: {e}"
+                    );
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let log = Log::begin(first, &root, (1, 1), born_since, store.home())?;
+        // What was made since then must be found again, whatever else is lost.
+        log.sync()?;
+        let state = State {
+            active: Generation::new(log),
+            old: None,
+            spare,
+            next_slot: 2,
+            born_since,
+            appended: 0,
+            fresh: Vec::new(),
+            made: None,
+            due: None,
+            started: false,
+            stop: false,
+        };
+        Ok(Arc::new(Self {
+            store,
+            root,
+            limits,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            checkpointing: Mutex::default(),
+            syncs: Mutex::default(),
+            synced: Condvar::new(),
+            generation: AtomicU64::new(1),
+            doubtful: AtomicBool::new(false),
+            unordered: cfg!(debug_assertions) && std::env::var_os(UNORDERED).is_some(),
+        }))
+    }
+
+    /// Whether a file born at this time is known to be durable as it lies.
+    pub fn is_durable(&self, born: Option<Time>) -> bool {
+        born.is_some_and(|born| born < self.state.lock().born_since)
+    }
+
+    /// The newest record: its generation and sequence number.
+    pub(super) fn position(&self) -> (u64, u64) {
+        let active = &self.state.lock().active;
+        (active.log.header.generation, active.tail.sequence - 1)
+    }
+
+    /// Notes a file that was just made.
+    pub(super) fn made(self: &Arc<Self>, file: &Arc<File>) {
+        let mut state = self.state.lock();
+        if state.fresh.len() == state.fresh.capacity() {
+            state.fresh.retain(|f| f.strong_count() > 0);
+        }
+        state.fresh.push(Arc::downgrade(file));
+        state.made.get_or_insert_with(Instant::now);
+        self.started(state);
+    }
+
+    /// Appends a record of a file. Under the file's locks.
+    pub(super) fn append(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        draft: Draft,
+        pages: usize,
+    ) -> io::Result<Appended> {
+        let mut name = None;
+        loop {
+            // Its name takes locks of others: not under the state's.
+            let generation = self.generation.load(Ordering::Acquire);
+            if file.named_in() != generation && name.is_none() {
+                name = Some(file.name());
+            }
+            let mut state = self.state.lock();
+            let known = state.active.files.contains_key(&file.id());
+            if !known && name.is_none() {
+                continue;
+            }
+            if !known && let Some(name) = name.take() {
+                state.write(name)?;
+                state.active.files.insert(file.id(), Arc::clone(file));
+                file.set_named_in(state.active.log.header.generation);
+            }
+            let at = state.write(draft)?;
+            state.active.pages += pages;
+            let appended = Appended { log: Arc::clone(&state.active.log), at, ticket: state.appended };
+            let full = self.is_full(&state);
+            let now = Instant::now();
+            let due = if full { now } else { now + self.limits.age };
+            let sooner = state.due.is_none_or(|d| due < d);
+            if sooner {
+                state.due = Some(due);
+            }
+            if full && sooner || !state.started {
+                self.started(state);
+            }
+            return Ok(appended);
+        }
+    }
+
+    /// Appends a note about a file if records of it are waiting.
+    pub(super) fn note(&self, file: &File, draft: Draft) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let waits = |g: &Generation| g.files.contains_key(&file.id());
+        if waits(&state.active) || state.old.as_ref().is_some_and(waits) {
+            state.write(draft)?;
+        }
+        Ok(())
+    }
+
+    /// A changed file was closed: it is not kept waiting long.
+    pub(super) fn closed(&self) {
+        let mut state = self.state.lock();
+        let due = Instant::now() + self.limits.closed;
+        if state.due.is_some_and(|d| due < d) {
+            state.due = Some(due);
+            self.wake.notify_all();
+        }
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.active.tail.end >= self.limits.bytes || state.active.pages >= self.limits.pages
+    }
+
+    /// Waits until there is room for a change. Not under a file's locks.
+    pub(super) fn admit(&self) -> io::Result<()> {
+        let full = |state: &State, times: u64| {
+            state.active.tail.end >= times * self.limits.bytes
+                || state.active.pages as u64 >= times * self.limits.pages as u64
+        };
+        let times = if self.limits.background { 2 } else { 1 };
+        if !full(&self.state.lock(), times) {
+            return Ok(());
+        }
+        let done = self.checkpoint();
+        if full(&self.state.lock(), 2 * times) { done } else { Ok(()) }
+    }
+
+    /// Makes the first `ticket` records durable. Callers that wait at the same time share one sync.
+    pub(super) fn sync(&self, ticket: u64) -> io::Result<()> {
+        if self.unordered {
+            return Ok(());
+        }
+        let mut syncs = self.syncs.lock();
+        loop {
+            if self.doubtful.load(Ordering::Acquire) {
+                drop(syncs);
+                return self.checkpoint();
+            }
+            if syncs.done >= ticket {
+                return Ok(());
+            }
+            if !syncs.running {
+                break;
+            }
+            self.synced.wait(&mut syncs);
+        }
+        syncs.running = true;
+        drop(syncs);
+        let (logs, appended) = {
+            let state = self.state.lock();
+            let old = state.old.as_ref().map(|g| Arc::clone(&g.log));
+            (old.into_iter().chain([Arc::clone(&state.active.log)]).collect::<Vec<_>>(), state.appended)
+        };
+        let done = logs.iter().try_for_each(|log| log.sync());
+        let mut syncs = self.syncs.lock();
+        syncs.running = false;
+        match done {
+            Ok(()) => syncs.done = syncs.done.max(appended),
+            // The kernel may have dropped the pages that it could not write: asking again would prove nothing.
+            Err(_) => self.doubtful.store(true, Ordering::Release),
+        }
+        self.synced.notify_all();
+        done
+    }
+
+    /// Brings every change that stands in the journal now to its place.
+    pub fn checkpoint(&self) -> io::Result<()> {
+        let _one = self.checkpointing.lock();
+        let old_left = self.state.lock().old.is_some();
+        if old_left {
+            self.checkpoint_old()?;
+        }
+        {
+            let mut state = self.state.lock();
+            if state.active.is_empty() {
+                return Ok(());
+            }
+            self.switch(&mut state)?;
+        }
+        self.checkpoint_old()?;
+        self.doubtful.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// The active log becomes the old one.
+    fn switch(&self, state: &mut State) -> io::Result<()> {
+        let spare = match state.spare.pop() {
+            Some(spare) => spare,
+            None => (state.next_slot, self.store.open(state.next_slot)?),
+        };
+        state.next_slot = state.next_slot.max(spare.0 + 1);
+        let last = state.active.log.header.generation;
+        let log = Log::begin(spare, &self.root, (last + 1, last), state.born_since, self.store.home())?;
+        state.old = Some(std::mem::replace(&mut state.active, Generation::new(log)));
+        state.due = None;
+        self.generation.store(last + 1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Checkpoints the files of the old log, then gives its space back.
+    fn checkpoint_old(&self) -> io::Result<()> {
+        let (files, old_log) = {
+            let state = self.state.lock();
+            let Some(old) = &state.old else { return Ok(()) };
+            (old.files.values().cloned().collect::<Vec<_>>(), Arc::clone(&old.log))
+        };
+        if !self.unordered {
+            old_log.sync()?;
+        }
+        drop(old_log);
+        let mut failed = None;
+        for batch in files.chunks(BATCH) {
+            if let Err(e) = self.checkpoint_files(batch) {
+                failed.get_or_insert(e);
+            }
+        }
+        drop(files);
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        let old = self.state.lock().old.take();
+        if let Some(Generation { log, .. }) = old {
+            match Arc::try_unwrap(log) {
+                Ok(log) => self.state.lock().spare.push(log.into_file()),
+                Err(log) => self.store.remove(log.slot)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The order that makes a cut at any moment harmless: data, images of the pages in the journal, the places.
+    fn checkpoint_files(&self, files: &[Arc<File>]) -> io::Result<()> {
+        let many = files.len() > SYNC_ALL_FROM;
+        let sync = |file: &Arc<File>| if many || self.unordered { Ok(()) } else { file.sync_places() };
+        let mut failed = None;
+        let mut step = |files: &mut Vec<&Arc<File>>, work: &dyn Fn(&Arc<File>) -> Result<bool>| {
+            files.retain(|file| match work(file) {
+                Ok(more) => more,
+                Err(e) => {
+                    ::log::warn!("file {}: checkpoint: {e}; its changes stay in the journal", file.id());
+                    failed.get_or_insert(io_error(e));
+                    false
+                }
+            });
+        };
+        let mut left: Vec<_> = files.iter().collect();
+        step(&mut left, &|file| file.snapshot());
+        step(&mut left, &|file| sync(file).map(|()| true));
+        if many && !self.unordered {
+            self.store.sync_all()?;
+        }
+        step(&mut left, &|file| {
+            file.images().into_iter().try_for_each(|draft| self.state.lock().write(draft).map(drop))?;
+            Ok(true)
+        });
+        if !left.is_empty() && !self.unordered {
+            let log = Arc::clone(&self.state.lock().active.log);
+            log.sync()?;
+        }
+        step(&mut left, &|file| file.fill_places().map(|()| true));
+        step(&mut left, &|file| sync(file).map(|()| true));
+        if many && !self.unordered {
+            self.store.sync_all()?;
+        }
+        step(&mut left, &|file| file.land().map(|()| true));
+        match failed {
+            None => Ok(()),
+            Some(e) => Err(e),
+        }
+    }
+
+    /// Makes every file that was made so far durable, and with it everything else on the vault's filesystem.
+    pub fn settle(&self) -> io::Result<()> {
+        let (fresh, since) = {
+            let mut state = self.state.lock();
+            state.made = None;
+            (std::mem::take(&mut state.fresh), self.store.now())
+        };
+        // From here on their changes are journaled: what the sync finds in place is what stays there.
+        for file in fresh.iter().filter_map(Weak::upgrade) {
+            file.end_of_freshness()?;
+        }
+        if !self.unordered {
+            self.store.sync_all()?;
+        }
+        let mut state = self.state.lock();
+        state.born_since = since;
+        state.write(Draft::settled(since)).map(drop)
+    }
+
+    /// Ends the journal: everything goes to its place, the logs go.
+    pub fn close(&self) -> io::Result<()> {
+        {
+            let mut state = self.state.lock();
+            state.stop = true;
+            self.wake.notify_all();
+        }
+        // Changes made while the first one ran.
+        for _ in 0..2 {
+            self.checkpoint()?;
+        }
+        self.settle()?;
+        let mut state = self.state.lock();
+        if !state.active.files.is_empty() {
+            return Err(io::Error::other("changes are still being made"));
+        }
+        let slots: Vec<u32> = std::mem::take(&mut state.spare).into_iter().map(|(slot, _)| slot).collect();
+        let active = state.active.log.slot;
+        drop(state);
+        // The newest last: it tells which of the others count.
+        for slot in slots.into_iter().chain([active]) {
+            self.store.remove(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the thread when there is something to do, so that it inherits the sandbox of whoever came first.
+    fn started(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        self.wake.notify_all();
+        if state.started || !self.limits.background {
+            return;
+        }
+        state.started = true;
+        drop(state);
+        let journal = Arc::downgrade(self);
+        let thread = std::thread::Builder::new().name("efs-journal".to_owned());
+        if let Err(e) = thread.spawn(move || work(&journal)) {
+            ::log::error!("the journal's thread does not start: {e}; writers checkpoint themselves");
+        }
+    }
+
+    /// Waits for something to do, and does it; false at the end.
+    fn turn(&self) -> bool {
+        let (checkpoint, settle) = {
+            let mut state = self.state.lock();
+            if state.stop {
+                return false;
+            }
+            let now = Instant::now();
+            let settle = state.made.map(|m| m + self.limits.settle);
+            let next = [state.due, settle].into_iter().flatten().min();
+            match next {
+                Some(at) if at <= now => {
+                    (state.due.is_some_and(|d| d <= now), settle.is_some_and(|s| s <= now))
+                }
+                _ => {
+                    // A while at most, so that a journal nobody holds any more is let go.
+                    let until = next.unwrap_or(now + TURN).min(now + TURN);
+                    self.wake.wait_until(&mut state, until);
+                    return !state.stop;
+                }
+            }
+        };
+        let done = if checkpoint { self.checkpoint() } else { Ok(()) };
+        let done = done.and_then(|()| if settle { self.settle() } else { Ok(()) });
+        if let Err(e) = done {
+            ::log::error!("the journal could not be checkpointed: {e}; trying again");
+            let mut state = self.state.lock();
+            let again = Instant::now() + RETRY;
+            state.due = Some(again);
+            if settle {
+                state.made = Some(Instant::now());
+            }
+            if !state.stop {
+                self.wake.wait_until(&mut state, again);
+            }
+        }
+        true
+    }
+}
+
+/// Files checkpointed together.
+const BATCH: usize = 1024;
+/// From so many files on, one sync of the whole filesystem is less work than one for each.
+const SYNC_ALL_FROM: usize = 16;
+/// The longest sleep of the journal's thread.
+const TURN: Duration = Duration::from_secs(10);
+
+fn work(journal: &Weak<Journal>) {
+    while let Some(journal) = journal.upgrade() {
+        if !journal.turn() {
+            return;
+        }
+    }
+}
+
+impl State {
+    fn write(&mut self, draft: Draft) -> io::Result<u64> {
+        let at = self.active.log.append(&mut self.active.tail, draft)?;
+        self.appended += 1;
+        Ok(at)
+    }
+}
+
+fn io_error(e: ContentError) -> io::Error {
+    match e {
+        ContentError::Io(e) => e,
+        other => io::Error::other(other.to_string()),
+    }
+}

@@ -1,0 +1,227 @@
+//! Before the first request: what a crash left in the journal is brought in.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::dirs::OpenDir;
+use super::recover::{self, Born};
+use super::{FsError, Options, Result};
+use crate::content::Journal;
+use crate::content::journal::{Finder, Found, Limits, Replay, Replayed};
+use crate::crypto::JournalRoot;
+use crate::format::header::{FileHeader, HEADER_XATTR};
+use crate::format::ids::FileId;
+use crate::format::names::VAULT_DIR;
+use crate::keys::Keyring;
+use crate::vault::stat::{S_IFDIR, S_IFREG};
+use crate::vault::{DiskFile, DiskJournal, Listing, entry, proc_path, stat, xattr};
+
+/// A replay that takes longer says how far it is, this often.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Directories above one another that are looked into.
+const MAX_DEPTH: usize = 4096;
+
+/// Replays what is there, then begins the journal of this mount, if it shall have one.
+pub(super) fn start(top: &OpenDir, keyring: &Keyring, options: &Options) -> Result<Option<Arc<Journal>>> {
+    match replay(top, keyring) {
+        Ok(Some((_, Some(born_since)))) => {
+            let path = proc_path(top);
+            recover::mend_fresh(path.as_ref(), keyring, born_since, &())?;
+        }
+        Ok(_) => {}
+        // What cannot be written cannot be mended, nor does it get worse.
+        Err(FsError::Replay(e)) if options.read_only && e.raw_os_error() == Some(libc::EROFS) => {
+            log::warn!(
+                "the journal is not brought in: the vault's filesystem is read-only; newer changes do not show"
+            );
+        }
+        Err(e) => return Err(e),
+    }
+    if options.no_journal || options.read_only || options.shared {
+        return Ok(None);
+    }
+    let root = JournalRoot::derive(keyring.vault_key());
+    let begun = DiskJournal::open(top, true)
+        .and_then(|store| store.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound)))
+        .and_then(|store| Journal::start(Box::new(store), root, Limits::default()));
+    match begun {
+        Ok(journal) => Ok(Some(journal)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {
+            log::warn!("no room for a journal ({e}): files are changed in place, as with --no-journal");
+            Ok(None)
+        }
+        Err(e) => Err(FsError::Replay(e)),
+    }
+}
+
+/// Brings in what a crash left in the journal. `None`: nothing was left. With it goes the time since which files may be
+/// torn, if a power cut was the end: those are then to be looked at. The caller holds the vault's lock.
+pub fn replay(top: impl AsFd, keyring: &Keyring) -> Result<Option<(Replayed, Option<Born>)>> {
+    let Some(store) = DiskJournal::open(&top, false).map_err(FsError::Replay)? else { return Ok(None) };
+    let root = JournalRoot::derive(keyring.vault_key());
+    let Some(replay) = Replay::read(Box::new(store), root).map_err(FsError::Replay)? else { return Ok(None) };
+    log::warn!("the vault was not unmounted: bringing in the journal's changes of {} files", replay.len());
+    if replay.unreadable() > 0 {
+        log::error!(
+            "journal: {} logs do not verify; they are put aside in .envelopefs/lost+found",
+            replay.unreadable()
+        );
+    }
+    let suspects = replay.suspects_since();
+    let mut finder = DiskFinder::new(&top, keyring)?;
+    let replayed = replay.run(&mut finder).map_err(FsError::Replay)?;
+    for (file, why) in &replayed.refused {
+        log::error!("journal: file {file}: {why}; its records are put aside in .envelopefs/lost+found");
+    }
+    log::info!("journal: {} files brought up to date, {} are gone", replayed.files, replayed.missing);
+    if let Some(born_since) = suspects {
+        log::info!("looking at files made since {}, which may not have reached the disk", born_since.0);
+    }
+    Ok(Some((replayed, suspects)))
+}
+
+/// Finds files by path, by inode number, by id.
+struct DiskFinder<'k> {
+    top: OwnedFd,
+    keyring: &'k Keyring,
+    /// Regular files by inode number; filled by the first search.
+    inodes: Option<HashMap<u64, Vec<u8>>>,
+    /// Regular files by id; filled by the first search that the numbers did not end.
+    ids: Option<HashMap<FileId, Vec<u8>>>,
+    told: Instant,
+}
+
+impl<'k> DiskFinder<'k> {
+    fn new(top: impl AsFd, keyring: &'k Keyring) -> Result<Self> {
+        let top = entry::open_dir_path(top, ".")?;
+        Ok(Self { top, keyring, inodes: None, ids: None, told: Instant::now() })
+    }
+
+    /// Opens the regular file at a path if it has this id, with its header.
+    fn at(&self, path: &[u8], id: &FileId) -> Option<(File, FileHeader)> {
+        let file = open_at(&self.top, path).ok()?;
+        let header = FileHeader::decode(&xattr::get(&file, HEADER_XATTR).ok()?).ok()?;
+        (header.file_id == *id).then_some((file, header))
+    }
+
+    fn search(&mut self, id: &FileId, inode: u64) -> Option<(File, FileHeader)> {
+        if self.inodes.is_none() {
+            log::info!("journal: searching the vault for a file that was renamed or removed");
+            let mut found = HashMap::new();
+            walk(&self.top, &mut Vec::new(), &mut |path, inode| {
+                found.insert(inode, path.to_vec());
+            });
+            self.inodes = Some(found);
+        }
+        let by_number = self.inodes.as_ref()?.get(&inode).and_then(|path| self.at(path, id));
+        if by_number.is_some() {
+            return by_number;
+        }
+        if self.ids.is_none() {
+            let paths = self.inodes.as_ref()?.values();
+            let of = |path: &Vec<u8>| {
+                let file = open_at(&self.top, path).ok()?;
+                let header = FileHeader::decode(&xattr::get(&file, HEADER_XATTR).ok()?).ok()?;
+                Some((header.file_id, path.clone()))
+            };
+            self.ids = Some(paths.filter_map(of).collect());
+        }
+        self.ids.as_ref()?.get(id).and_then(|path| self.at(path, id))
+    }
+}
+
+impl Finder for DiskFinder<'_> {
+    fn find(&mut self, id: &FileId, inode: u64, paths: &[Vec<u8>], gone: bool) -> Found {
+        let by_path = paths.iter().find_map(|path| self.at(path, id));
+        let found = by_path.or_else(|| if gone { None } else { self.search(id, inode) });
+        let Some((file, header)) = found else { return Found::Missing };
+        match self.keyring.open_file(&header) {
+            Ok(keys) => Found::File(Box::new(DiskFile(file)), keys),
+            Err(e) => Found::Unusable(e.to_string()),
+        }
+    }
+
+    fn progress(&mut self, done: usize, all: usize) {
+        if self.told.elapsed() >= PATIENCE {
+            self.told = Instant::now();
+            log::info!("journal: {done} of {all} files");
+        }
+    }
+}
+
+/// Opens a regular file for reading and writing, following no symlink on the way.
+fn open_at(top: &OwnedFd, path: &[u8]) -> rustix::io::Result<File> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split(|b| *b == b'/') {
+        match std::str::from_utf8(part) {
+            Ok(part) if !matches!(part, "" | "." | "..") => parts.push(part),
+            _ => return Err(Errno::INVAL),
+        }
+    }
+    let (name, above) = parts.split_last().ok_or(Errno::INVAL)?;
+    let mut dir = entry::open_dir_path(top, ".")?;
+    for part in above {
+        dir = entry::open_dir_path(&dir, part)?;
+    }
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(&dir, *name, flags, Mode::empty()) {
+        // Its mode may keep even its owner from writing.
+        Err(Errno::ACCESS) => {
+            let path = entry::open_path(&dir, name)?;
+            crate::vault::access::open_content(&path, crate::vault::access::Want::Write)?.0
+        }
+        other => File::from(other?),
+    };
+    if stat::stat_fd(&file)?.kind() != S_IFREG {
+        return Err(Errno::INVAL);
+    }
+    Ok(file)
+}
+
+/// Calls `found` with path and inode number of every regular file. What cannot be listed is passed over.
+fn walk(dir: &OwnedFd, path: &mut Vec<u8>, found: &mut dyn FnMut(&[u8], u64)) {
+    let Ok(listed) = entry::open_dir_read(dir, true) else { return };
+    let mut listing = Listing::new(listed);
+    let mut below = Vec::new();
+    while let Ok(Some(entry)) = listing.peek() {
+        let (name, inode, mut kind) = (entry.name.clone(), entry.ino, entry.kind);
+        listing.advance();
+        let Ok(text) = String::from_utf8(name) else { continue };
+        if matches!(text.as_str(), "." | "..") || (path.is_empty() && text == VAULT_DIR) {
+            continue;
+        }
+        if kind == 0 {
+            kind = stat::stat_at(dir, &text).map_or(0, |stat| stat.kind());
+        }
+        let before = path.len();
+        if before > 0 {
+            path.push(b'/');
+        }
+        path.extend_from_slice(text.as_bytes());
+        match kind {
+            S_IFREG => found(path, inode),
+            S_IFDIR => below.push(text),
+            _ => {}
+        }
+        path.truncate(before);
+    }
+    if path.iter().filter(|b| **b == b'/').count() >= MAX_DEPTH {
+        return;
+    }
+    for name in below {
+        let Ok(inner) = entry::open_dir_path(dir, &name) else { continue };
+        let before = path.len();
+        if before > 0 {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.as_bytes());
+        walk(&inner, path, found);
+        path.truncate(before);
+    }
+}

@@ -1,0 +1,181 @@
+//! Random operations on encrypted files, with kills and power cuts between and within them, against a plain model,
+//! over a disk that forgets what was not synced.
+//!
+//! After a kill every completed operation is there. After a power cut each block is one of the versions that it had
+//! since the last sync, whole, and the length one of the lengths; whatever was synced is there, and nothing gives an
+//! error.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod disk;
+mod model;
+mod world;
+
+use proptest::prelude::*;
+use world::World;
+
+/// Plaintext of a group.
+const GROUP: u64 = 524_288;
+
+/// A change of the content.
+#[derive(Clone, Debug)]
+enum Change {
+    Write(u64, usize, u8),
+    SetLen(u64),
+    Punch(u64, u64),
+    Zero(u64, u64, bool),
+    Allocate(u64, u64, bool),
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Work on one of the files.
+    Do(usize, Work),
+    /// A clean end and a new beginning.
+    Remount,
+    /// The file is closed and opened.
+    Reopen(usize),
+    /// The process is killed, or the power fails where a seed is given.
+    Crash(Option<u64>, Again),
+    /// The same when the work has reached the disk so many times.
+    Die(usize, Work, u32, Option<u64>, Again),
+}
+
+/// The replay after a crash reaches the disk so many times, then there is another crash.
+type Again = Option<(u32, Option<u64>)>;
+
+/// What is being done.
+#[derive(Clone, Debug)]
+enum Work {
+    Change(Change),
+    Sync,
+    Checkpoint,
+    Settle,
+    Unmount,
+}
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed).wrapping_add((i >> 8) as u8) | 1).collect()
+}
+
+/// Offsets around every boundary of the format, up to a little over two groups.
+fn offset() -> impl Strategy<Value = u64> {
+    let near = |at: u64| (at.saturating_sub(3)..at + 4).boxed();
+    prop_oneof![
+        3 => 0..5000u64,
+        2 => (0..20u64).prop_map(|block| block * 4096),
+        1 => 0..1_200_000u64,
+        1 => (0..290u64).prop_map(|block| block * 4096),
+        1 => near(4064),
+        1 => near(8192),
+        1 => near(524_288),
+        1 => near(1_048_576),
+    ]
+}
+
+fn length() -> impl Strategy<Value = u64> {
+    prop_oneof![1..100u64, 1..9000u64, Just(4096u64), Just(131_072u64), 1..300_000u64]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        6 => (offset(), length(), any::<u8>()).prop_map(|(o, n, b)| Change::Write(o, n as usize, b)),
+        2 => offset().prop_map(Change::SetLen),
+        1 => (offset(), length()).prop_map(|(o, n)| Change::Punch(o, n)),
+        1 => (offset(), length(), any::<bool>()).prop_map(|(o, n, k)| Change::Zero(o, n, k)),
+        1 => (offset(), length(), any::<bool>()).prop_map(|(o, n, k)| Change::Allocate(o, n, k)),
+    ]
+}
+
+fn work() -> impl Strategy<Value = Work> {
+    prop_oneof![
+        12 => change().prop_map(Work::Change),
+        3 => Just(Work::Sync),
+        2 => Just(Work::Checkpoint),
+        1 => Just(Work::Settle),
+        1 => Just(Work::Unmount),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let power = || prop::option::weighted(0.7, any::<u64>());
+    let again = || prop::option::weighted(0.3, (0..20u32, power()));
+    let after = || prop_oneof![0..8u32, 0..60u32];
+    prop_oneof![
+        14 => (0..world::FILES, work()).prop_map(|(f, w)| Op::Do(f, w)),
+        1 => Just(Op::Remount),
+        2 => (0..world::FILES).prop_map(Op::Reopen),
+        3 => (power(), again()).prop_map(|(p, a)| Op::Crash(p, a)),
+        4 => (0..world::FILES, work(), after(), power(), again()).prop_map(|(f, w, n, p, a)| Op::Die(f, w, n, p, a)),
+    ]
+}
+
+/// What a change makes of a byte vector.
+fn reference(change: &Change, content: &mut Vec<u8>) {
+    let grow = |content: &mut Vec<u8>, len: u64| {
+        if content.len() < len as usize {
+            content.resize(len as usize, 0);
+        }
+    };
+    let clear = |content: &mut Vec<u8>, from: u64, to: u64| {
+        let to = content.len().min(to as usize);
+        if (from as usize) < to {
+            content[from as usize..to].fill(0);
+        }
+    };
+    match *change {
+        Change::Write(offset, len, seed) => {
+            grow(content, offset + len as u64);
+            content[offset as usize..offset as usize + len].copy_from_slice(&pattern(len, seed));
+        }
+        Change::SetLen(len) => content.resize(len as usize, 0),
+        Change::Punch(offset, len) => clear(content, offset, offset + len),
+        Change::Zero(offset, len, keep) => {
+            if !keep {
+                grow(content, offset + len);
+            }
+            clear(content, offset, offset + len);
+        }
+        Change::Allocate(offset, len, keep) => {
+            if !keep {
+                grow(content, offset + len);
+            }
+        }
+    }
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
+    ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config(96))]
+
+    /// Without a journal: kills between operations and while whole blocks are added, cuts right behind a sync.
+    #[test]
+    fn without_a_journal_what_was_synced_lasts(ops in prop::collection::vec(op(), 1..30)) {
+        let mut world = World::without_journal();
+        ops.iter().for_each(|op| world.apply(op));
+        world.apply(&Op::Crash(None, None));
+    }
+
+    /// With a journal: kills and cuts at any moment.
+    #[test]
+    fn with_a_journal_what_was_synced_lasts(ops in prop::collection::vec(op(), 1..30)) {
+        let mut world = World::with_journal();
+        ops.iter().for_each(|op| world.apply(op));
+        world.apply(&Op::Crash(None, None));
+        world.apply(&Op::Remount);
+    }
+}
+
+#[test]
+fn one_case() {
+    let mut world = World::with_journal();
+    let ops = [
+        Op::Remount,
+        Op::Do(0, Work::Change(Change::Write(4061, 4, 0))),
+        Op::Die(0, Work::Sync, 0, None, Some((8, Some(8151695640528254230)))),
+    ];
+    ops.iter().for_each(|op| world.apply(op));
+}

@@ -3,13 +3,13 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
 use super::report::{Fault, Kind, Report};
 use super::state::StateFile;
 use super::walk::{self, Plan, Progress};
+use crate::format::journal::JOURNAL_DIR;
 use crate::format::names::{LowerName, VAULT_DIR, parse};
-use crate::fs::recover::{self, Born, LostFound, Mended, Watch};
+use crate::fs::recover::{self, Born, Deed, LostFound, Mended, Watch};
+use crate::fs::{self, FsError};
 use crate::keys::Keyring;
 
 /// Mends what a crash can leave in the vault at `top`, then checks all of it with `jobs` files open at once.
@@ -61,11 +61,12 @@ fn mend(
     keyring: &Keyring,
     fresh_since: Option<Born>,
     progress: &dyn Progress,
-) -> Result<recover::Outcome, Errno> {
+) -> Result<recover::Outcome, FsError> {
     let watch = Mending(progress);
-    let replayed = replay_journal(top, keyring, &watch)?;
-    let mut outcome = recover::mend(top, keyring, fresh_since.or(replayed.fresh_since), &watch)?;
+    let replayed = replay_journal(top, keyring)?;
+    let mut outcome = recover::mend(top, keyring, fresh_since, &watch)?;
     outcome.mended.extend(replayed.mended);
+    outcome.failed.extend(replayed.failed);
     outcome.mended.sort();
     Ok(outcome)
 }
@@ -81,15 +82,23 @@ impl Watch for Mending<'_> {
 /// What the journal of a crashed mount said.
 #[derive(Default)]
 struct Replayed {
-    /// Since when files may be fresh: those born later were not settled yet.
-    fresh_since: Option<Born>,
     mended: Vec<Mended>,
+    failed: Vec<(PathBuf, Option<PathBuf>, String)>,
 }
 
-/// THE PLACE OF THE JOURNAL'S REPLAY: brings what stands in `.envelopefs/journal` to its places, before anything else
-/// is looked at. Nothing to do where the directory is missing or empty.
-fn replay_journal(_top: &Path, _keyring: &Keyring, _watch: &dyn Watch) -> Result<Replayed, Errno> {
-    Ok(Replayed::default())
+/// Brings what stands in the journal to its places, before anything else is looked at.
+fn replay_journal(top: &Path, keyring: &Keyring) -> Result<Replayed, FsError> {
+    let fd = std::fs::File::open(top).map_err(FsError::Replay)?;
+    let Some(fs::Recovered { replayed, fresh }) = fs::replay(&fd, keyring)? else {
+        return Ok(Replayed::default());
+    };
+    let lower = [VAULT_DIR, JOURNAL_DIR].iter().collect();
+    let why = format!("changes of {} files", replayed.files);
+    let mut mended = fresh.mended;
+    mended.push(Mended { lower, plain: None, deed: Deed::Replayed, why, kept: None });
+    let refused = |(file, why)| (PathBuf::new(), None, format!("journal, file {file}: {why}"));
+    let failed = fresh.failed.into_iter().chain(replayed.refused.into_iter().map(refused)).collect();
+    Ok(Replayed { mended, failed })
 }
 
 /// What `.envelopefs` itself holds of a crash; gives how many objects are in `lost+found`.
@@ -100,7 +109,7 @@ pub(super) fn look_inside(top: &Path, fault: &mut dyn FnMut(PathBuf, Kind, Strin
             fault(entry.path(), Kind::Leftover, "a temporary name that a crash left".into());
         }
     }
-    let journal = vault.join(JOURNAL);
+    let journal = vault.join(JOURNAL_DIR);
     if std::fs::read_dir(&journal).is_ok_and(|mut entries| entries.next().is_some()) {
         let what = "changes of a mount that crashed stand in the journal: mount the vault, or check --repair; \
                     until then files may look damaged";
@@ -111,6 +120,3 @@ pub(super) fn look_inside(top: &Path, fault: &mut dyn FnMut(PathBuf, Kind, Strin
         0
     })
 }
-
-/// Directory of the journal below the vault's own.
-const JOURNAL: &str = "journal";

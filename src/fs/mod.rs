@@ -26,7 +26,7 @@ mod types;
 mod xattrs;
 
 pub use error::{FsError, Result};
-pub use replay::replay;
+pub use replay::{Recovered, replay};
 pub use types::{Attr, Caller, DirEntry, Found, Ino, Options, SetAttr, SetTime, StatFs, Time};
 
 use std::os::fd::AsFd;
@@ -80,6 +80,9 @@ impl Fs {
         let top = Arc::new(dirs::OpenDir::new(fd));
         // A vault whose top has no id must not mount and then fail each request.
         top.id(keyring.vault_key())?;
+        if !options.read_only {
+            recover::forget_state(&*top);
+        }
         let journal = replay::start(&top, &keyring, &options)?;
         Ok(Self {
             journal,

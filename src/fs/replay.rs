@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::dirs::OpenDir;
+use super::recover;
 use super::{FsError, Options, Result};
 use crate::content::Journal;
 use crate::content::journal::{Finder, Found, Limits, Replay, Replayed};
@@ -19,7 +20,7 @@ use crate::format::ids::FileId;
 use crate::format::names::VAULT_DIR;
 use crate::keys::Keyring;
 use crate::vault::stat::{S_IFDIR, S_IFREG};
-use crate::vault::{DiskFile, DiskJournal, Listing, entry, stat, xattr};
+use crate::vault::{DiskFile, DiskJournal, Listing, entry, proc_path, stat, xattr};
 
 /// A replay that takes longer says how far it is, this often.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -64,8 +65,18 @@ pub(super) fn start(top: &OpenDir, keyring: &Keyring, options: &Options) -> Resu
     }
 }
 
-/// Brings in what a crash left in the journal. `None`: nothing was left. The caller holds the vault's lock.
-pub fn replay(top: impl AsFd, keyring: &Keyring) -> Result<Option<Replayed>> {
+/// What a crash left, and what became of it.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Changes that stood in the journal.
+    pub replayed: Replayed,
+    /// Files that were being made when the power went.
+    pub fresh: recover::Outcome,
+}
+
+/// Brings in what a crash left in the journal; after a power cut also mends files that were being made. `None`: nothing
+/// was left. The caller holds the vault's lock.
+pub fn replay(top: impl AsFd, keyring: &Keyring) -> Result<Option<Recovered>> {
     let Some(store) = DiskJournal::open(&top, false).map_err(FsError::Replay)? else { return Ok(None) };
     let root = JournalRoot::derive(keyring.vault_key());
     let Some(replay) = Replay::read(Box::new(store), root).map_err(FsError::Replay)? else { return Ok(None) };
@@ -78,15 +89,20 @@ pub fn replay(top: impl AsFd, keyring: &Keyring) -> Result<Option<Replayed>> {
     }
     let suspects = replay.suspects_since();
     let mut finder = DiskFinder::new(&top, keyring)?;
-    let replayed = replay.run(&mut finder).map_err(FsError::Replay)?;
+    let mut fresh = recover::Outcome::default();
+    // The logs stay until this is done too: a cut meanwhile must find them again.
+    let look = || {
+        let Some(born_since) = suspects else { return Ok(()) };
+        log::info!("looking at files made since {}, which may not have reached the disk", born_since.0);
+        fresh = recover::mend_fresh(proc_path(&top).as_ref(), keyring, born_since, &())?;
+        Ok(())
+    };
+    let replayed = replay.run_then(&mut finder, look).map_err(FsError::Replay)?;
     for (file, why) in &replayed.refused {
         log::error!("journal: file {file}: {why}; its records are put aside in .envelopefs/lost+found");
     }
     log::info!("journal: {} files brought up to date, {} are gone", replayed.files, replayed.missing);
-    if let Some(born_since) = suspects {
-        log::info!("looking at files made since {}, which may not have reached the disk", born_since.0);
-    }
-    Ok(Some(replayed))
+    Ok(Some(Recovered { replayed, fresh }))
 }
 
 /// Finds files by path, by inode number, by id.

@@ -235,7 +235,16 @@ impl Replay {
     }
 
     /// Brings everything to its place, durably, then removes the logs. Cut short, it can be run again.
-    pub fn run(mut self, finder: &mut dyn Finder) -> io::Result<Replayed> {
+    pub fn run(self, finder: &mut dyn Finder) -> io::Result<Replayed> {
+        self.run_then(finder, || Ok(()))
+    }
+
+    /// As `run`; calls `then` when everything is in its place, before the logs go.
+    pub fn run_then(
+        mut self,
+        finder: &mut dyn Finder,
+        then: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Replayed> {
         let mut replayed = Replayed::default();
         let mut files: Vec<_> = std::mem::take(&mut self.files).into_iter().collect();
         files.sort_by_key(|(id, _)| *id);
@@ -255,6 +264,7 @@ impl Replay {
             self.store.sync_all()?;
             images = Some(log.slot);
         }
+        then()?;
         let keep = !replayed.refused.is_empty();
         let mut slots = self.store.list()?;
         // The newest last: while it is there, the others are read with it or not at all.

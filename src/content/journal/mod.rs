@@ -467,7 +467,7 @@ impl Journal {
         if many && !self.unordered {
             self.store.sync_all()?;
         }
-        step(&mut left, &|file| file.land().map(|keeper| drop(keeper)).map(|()| true));
+        step(&mut left, &|file| file.land().map(drop).map(|()| true));
         match failed {
             None => Ok(()),
             Some(e) => Err(e),

@@ -393,7 +393,7 @@ struct Outcome {
 
 /// What stands in the place of a page.
 enum Standing {
-    Page(MapPage, PageTag),
+    Page(Box<MapPage>, PageTag),
     Inline(PageTag),
     /// Nothing that verifies.
     Nothing,
@@ -507,7 +507,10 @@ impl OneFile<'_> {
             return Ok(Standing::Nothing);
         }
         let tag = tag_of(&page[..]).unwrap_or(NO_PAGE);
-        Ok(self.keys.open_page(&page, group).map_or(Standing::Nothing, |page| Standing::Page(page, tag)))
+        Ok(self
+            .keys
+            .open_page(&page, group)
+            .map_or(Standing::Nothing, |page| Standing::Page(Box::new(page), tag)))
     }
 
     fn standing_inline(&self, bytes: &[u8]) -> Standing {
@@ -529,14 +532,13 @@ impl OneFile<'_> {
         }
         let first = self.standing(GroupIndex(0))?;
         let imaged = outcome.groups.get(&0).is_some_and(|g| g.image.is_some());
-        let len = match (outcome.len, &first) {
-            (Some(len), _) => len,
-            (None, Standing::Page(MapPage { leader: Some(Leader { plain_len: Some(len), .. }), .. }, _))
-                if !imaged =>
-            {
-                *len
-            }
-            (None, _) => self.imaged_length(&outcome)?,
+        let standing = match &first {
+            Standing::Page(page, _) if !imaged => page.leader.as_ref().and_then(|l| l.plain_len),
+            _ => None,
+        };
+        let len = match outcome.len.or(standing) {
+            Some(len) => len,
+            None => self.imaged_length(&outcome)?,
         };
         let mut plan = Plan { len, ..Plan::default() };
         let end = groups_in(len);
@@ -580,7 +582,7 @@ impl OneFile<'_> {
         }
         let standing = self.standing(group)?;
         let (tag, standing_page) = match standing {
-            Standing::Page(page, tag) => (Some(tag), Some(page)),
+            Standing::Page(page, tag) => (Some(tag), Some(*page)),
             Standing::Inline(tag) => (Some(tag), None),
             Standing::Nothing => (None, None),
         };

@@ -51,7 +51,7 @@ fn read_into(top: &Path, prefix: &str, tree: &mut Tree) -> io::Result<()> {
         } else {
             Kind::File(content(&entry.path(), meta.len()).map_err(named)?)
         };
-        let mut note = vec![0; 100];
+        let mut note = [0; 100];
         let note = match rustix::fs::lgetxattr(entry.path(), "user.note", &mut note[..]) {
             Ok(n) => Some(note[..n].to_vec()),
             Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => None,

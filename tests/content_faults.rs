@@ -3,14 +3,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use envelopefs::content::{ContentError, File};
-use envelopefs::crypto::{DataKey, FileKeys, Secret};
+use envelopefs::content::journal::Limits;
+use envelopefs::content::{ContentError, File, Journal, Link, LowerPlace};
+use envelopefs::crypto::{DataKey, FileKeys, JournalRoot, Secret, VaultKey};
 use envelopefs::format::ids::FileId;
-use envelopefs::vault::LowerFile;
+use envelopefs::format::journal::{Home, Time};
+use envelopefs::vault::{JournalStore, LowerFile};
 
 /// A lower file in memory that is full at the n-th change.
 #[derive(Clone)]
@@ -18,12 +21,18 @@ struct FullDisk {
     bytes: Arc<Mutex<Vec<u8>>>,
     /// Changes that still succeed; one fails when it reaches zero.
     left: Arc<AtomicI64>,
+    /// What that one fails with.
+    errno: i32,
 }
 
 impl FullDisk {
+    fn new(errno: i32) -> Self {
+        Self { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)), errno }
+    }
+
     fn charge(&self) -> io::Result<()> {
         if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
-            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            return Err(io::Error::from_raw_os_error(self.errno));
         }
         Ok(())
     }
@@ -113,7 +122,7 @@ fn expect(file: &File, done: usize) {
 
 /// Runs the steps with the n-th change failing; gives whether it was reached.
 fn run(n: i64) -> bool {
-    let disk = FullDisk { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)) };
+    let disk = FullDisk::new(libc::ENOSPC);
     let mut file = File::create(Box::new(disk.clone()), keys()).unwrap();
     disk.left.store(n, Ordering::Relaxed);
     let mut failed = false;
@@ -181,7 +190,7 @@ impl LowerFile for BadDisk {
 /// An I/O error of the lower disk is told as that, not as an attack; what need not be read still works.
 #[test]
 fn an_io_error_of_the_disk_is_told_as_one() {
-    let disk = FullDisk { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)) };
+    let disk = FullDisk::new(libc::ENOSPC);
     let file = File::create(Box::new(disk.clone()), keys()).unwrap();
     file.write(0, &[7; 20_000]).unwrap();
     let file = File::open(Box::new(BadDisk(disk)), keys()).unwrap();
@@ -258,11 +267,7 @@ impl LowerFile for SmallDisk {
 fn a_disk_that_fills_up_halfway_spoils_no_overwritten_block() {
     const GROUP: usize = 512 * 1024;
     for room in 131..131 + 140 {
-        let disk = SmallDisk {
-            file: FullDisk { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)) },
-            pages: Arc::default(),
-            room,
-        };
+        let disk = SmallDisk { file: FullDisk::new(libc::ENOSPC), pages: Arc::default(), room };
         let file = File::create(Box::new(disk.clone()), keys()).unwrap();
         let before = vec![1; GROUP + 4096];
         file.write(0, &before).unwrap();
@@ -281,11 +286,179 @@ fn a_disk_that_fills_up_halfway_spoils_no_overwritten_block() {
 /// What a crash left behind the end is cut before the first change, also before one that leaves the length alone.
 #[test]
 fn every_first_change_mends_an_overlong_file() {
-    let disk = FullDisk { bytes: Arc::default(), left: Arc::new(AtomicI64::new(i64::MAX)) };
+    let disk = FullDisk::new(libc::ENOSPC);
     File::create(Box::new(disk.clone()), keys()).unwrap().write(0, &[1; 80_000]).unwrap();
     let whole = disk.len().unwrap();
     disk.set_len(whole + 5000).unwrap();
     let file = File::open(Box::new(disk.clone()), keys()).unwrap();
     file.write(4096, &[2; 4096]).unwrap();
     assert_eq!(disk.len().unwrap(), whole);
+}
+
+/// What is done to a file that is there: overwrites, cuts, growth, holes, and the way in and out of inline.
+type Change = (&'static str, fn(&File) -> Result<(), ContentError>, fn(&mut Vec<u8>));
+
+const CHANGES: [Change; 12] = [
+    ("overwrite", |f| f.write(8192, &[1; 12_288]), |m| m[8192..20_480].fill(1)),
+    ("overwrite parts", |f| f.write(520_001, &[2; 9000]), |m| m[520_001..529_001].fill(2)),
+    (
+        "overwrite and grow",
+        |f| f.write(590_000, &[3; 60_000]),
+        |m| {
+            m.resize(650_000, 0);
+            m[590_000..].fill(3);
+        },
+    ),
+    ("punch", |f| f.punch_hole(60_000, 100_000), |m| m[60_000..160_000].fill(0)),
+    (
+        "zero",
+        |f| f.zero_range(640_000, 30_000, false),
+        |m| {
+            m.resize(670_000, 0);
+            m[640_000..].fill(0);
+        },
+    ),
+    ("fill a hole", |f| f.write(90_000, &[4; 10_000]), |m| m[90_000..100_000].fill(4)),
+    ("cut", |f| f.set_len(530_000), |m| m.truncate(530_000)),
+    ("extend", |f| f.set_len(1_200_000), |m| m.resize(1_200_000, 0)),
+    ("reserve", |f| f.allocate(0, 700_000, true), |_| ()),
+    ("into inline", |f| f.set_len(1000), |m| m.truncate(1000)),
+    (
+        "overwrite inline",
+        |f| f.write(500, &[5; 700]),
+        |m| {
+            m.resize(1200, 0);
+            m[500..].fill(5);
+        },
+    ),
+    (
+        "out of inline",
+        |f| f.write(1100, &[6; 9000]),
+        |m| {
+            m.resize(10_100, 0);
+            m[1100..].fill(6);
+        },
+    ),
+];
+
+/// Whether every block of a file that a failed change has left opens and is the one from before, from after, or of
+/// zeros where the file was on its way to a greater length; gives what is wrong.
+fn is_between(file: &File, old: &[u8], new: &[u8]) -> Result<(), String> {
+    let len = file.len() as usize;
+    if !(old.len().min(new.len())..=old.len().max(new.len())).contains(&len) {
+        return Err(format!("{len} bytes"));
+    }
+    for at in (0..len).step_by(4096) {
+        let mut found = vec![0; 4096.min(len - at)];
+        file.read(at as u64, &mut found).map_err(|e| format!("block {}: {e}", at / 4096))?;
+        let has = |content: &[u8]| {
+            let known = &content[at.min(content.len())..(at + found.len()).min(content.len())];
+            found[..known.len()] == *known && found[known.len()..].iter().all(|b| *b == 0)
+        };
+        if !has(old) && !has(new) {
+            return Err(format!("block {} is neither old nor new", at / 4096));
+        }
+    }
+    Ok(())
+}
+
+/// The journal's logs, on the same disk.
+struct Logs(FullDisk, Mutex<BTreeMap<u32, FullDisk>>);
+
+impl JournalStore for Logs {
+    fn list(&self) -> io::Result<Vec<u32>> {
+        Ok(self.1.lock().unwrap().keys().copied().collect())
+    }
+
+    fn open(&self, number: u32) -> io::Result<Box<dyn LowerFile>> {
+        self.0.charge()?;
+        let new = || FullDisk { bytes: Arc::default(), ..self.0.clone() };
+        Ok(Box::new(self.1.lock().unwrap().entry(number).or_insert_with(new).clone()))
+    }
+
+    fn remove(&self, number: u32) -> io::Result<()> {
+        self.0.charge()?;
+        self.1.lock().unwrap().remove(&number);
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.charge()
+    }
+
+    fn home(&self) -> Home {
+        Home { boot: [1; 16], mount: 1 }
+    }
+
+    fn now(&self) -> Time {
+        (1, 0)
+    }
+}
+
+/// A journal that brings home what it holds only when it is told to.
+fn journal(disk: &FullDisk) -> Arc<Journal> {
+    let root = JournalRoot::derive(&VaultKey(Secret::from_slice(&[7; 32]).unwrap()));
+    let limits = Limits { background: false, ..Limits::default() };
+    Journal::start(Box::new(Logs(disk.clone(), Mutex::default())), root, limits).unwrap()
+}
+
+/// The changes with the n-th call failing; gives whether it was reached.
+fn run_changes(n: i64, errno: i32) -> bool {
+    let disk = FullDisk::new(errno);
+    let mut model = (0..600_000_u32).map(|i| (i % 251) as u8).collect::<Vec<_>>();
+    let file = File::create(Box::new(disk.clone()), keys()).unwrap();
+    file.write(0, &model).unwrap();
+    drop(file);
+    let journal = journal(&disk);
+    let link = Link { journal: journal.clone(), id: FileId([5; 12]), place: Box::new(LowerPlace::default) };
+    let file = File::open_linked(Box::new(disk.clone()), keys(), link, true).unwrap();
+    disk.left.store(n, Ordering::Relaxed);
+    let mut failed = false;
+    for (turn, (what, change, expected)) in CHANGES.into_iter().enumerate() {
+        let mut new = model.clone();
+        expected(&mut new);
+        if let Err(e) = change(&file) {
+            let told = matches!(&e, ContentError::Io(e) if e.raw_os_error() == Some(errno));
+            assert!(told, "{what}, call {n}: {e}");
+            failed = true;
+            is_between(&file, &model, &new).unwrap_or_else(|e| panic!("{what}, call {n}: {e}"));
+            change(&file).unwrap_or_else(|e| panic!("{what}, call {n}, the retry: {e}"));
+        }
+        let mut all = vec![9; new.len() + 1];
+        let read = file.read(0, &mut all).unwrap_or_else(|e| panic!("{what}, call {n}: {e}"));
+        assert!(all[..read] == new, "{what}, call {n}");
+        model = new;
+        // Every third change goes home at once, the others together.
+        if turn % 3 == 2 && journal.checkpoint().is_err() {
+            failed = true;
+            assert!(
+                file.read(0, &mut all).is_ok(),
+                "{what}, call {n}: the checkpoint spoils what it takes home"
+            );
+            journal.checkpoint().unwrap_or_else(|e| panic!("{what}, call {n}, checkpoint again: {e}"));
+        }
+    }
+    if journal.checkpoint().is_err() {
+        failed = true;
+        journal.checkpoint().unwrap_or_else(|e| panic!("call {n}, the last checkpoint again: {e}"));
+    }
+    disk.left.store(i64::MAX, Ordering::Relaxed);
+    let file = File::open(Box::new(disk), keys()).unwrap();
+    assert_eq!(file.found_overlong(), None, "call {n} failed");
+    let mut faults = Vec::new();
+    file.verify(&mut |f| faults.push(f), &mut |_| true).unwrap();
+    let mut all = vec![9; model.len()];
+    file.read(0, &mut all).expect("opens again");
+    assert!(all == model, "call {n} failed, opened again");
+    failed
+}
+
+/// Each call of all kinds of changes fails with each error: the caller hears of it, everything stays old or new, and
+/// the change can be made again.
+#[test]
+fn any_failing_call_leaves_old_or_new() {
+    for errno in [libc::EIO, libc::ENOSPC, libc::EDQUOT] {
+        let reached = (0..200).filter(|n| run_changes(*n, errno)).count();
+        assert!(reached > CHANGES.len(), "only {reached} calls: the test does not reach what it means to");
+    }
 }

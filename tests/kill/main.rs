@@ -11,8 +11,8 @@
 //! | `EFS_FAULT_EVERY` | 9, full 1 | every so-manieth system call fails once |
 //! | `EFS_FAULT_FROM`, `EFS_FAULT_TO` | all | only these system calls |
 //! | `EFS_FAULT_TELL` | 0 | 1: tells each failure and what the caller got |
-//! | `EFS_LOAD_SECONDS` | 8, full 180 | load of many processes |
-//! | `EFS_LOAD_FILES` | 20,000, full 1,000,000 | files in one vault |
+//! | `EFS_LOAD_SECONDS` | 6, full 180 | load of many processes |
+//! | `EFS_LOAD_FILES` | 6,000, full 1,000,000 | files in one vault |
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stderr, reason = "counts and skipped tests are told")]
 
@@ -23,6 +23,7 @@ mod harness;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 mod files;
+mod heavy;
 mod kills;
 mod mapped;
 mod names;

@@ -151,11 +151,12 @@ impl File {
         }
         let high = pending.high.max(flight.len).max(self.len());
         let ranges = punchable(&flight, &pending, high);
+        if let Err(e) = self.free_space(high, ranges) {
+            pending.flight = Some(flight);
+            return Err(e);
+        }
         self.set_overlay(pending.has_overlay());
-        let keeper = if pending.is_empty() { pending.keeper.take() } else { None };
-        drop(pending);
-        self.free_space(high, ranges)?;
-        Ok(keeper)
+        Ok(if pending.is_empty() { pending.keeper.take() } else { None })
     }
 
     /// Nobody has the file open, and it has lost its last name: what is pending goes to its place at once, and no crash

@@ -17,6 +17,7 @@ use crate::content::journal::{Finder, Found, Limits, Replay, Replayed};
 use crate::crypto::JournalRoot;
 use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
+use crate::format::journal::Time;
 use crate::format::names::VAULT_DIR;
 use crate::keys::Keyring;
 use crate::vault::stat::{S_IFDIR, S_IFREG};
@@ -88,7 +89,7 @@ pub fn replay(top: impl AsFd, keyring: &Keyring) -> Result<Option<Recovered>> {
         );
     }
     let suspects = replay.suspects_since();
-    let mut finder = DiskFinder::new(&top, keyring)?;
+    let mut finder = DiskFinder::new(&top, keyring, suspects)?;
     let mut fresh = recover::Outcome::default();
     // The logs stay until this is done too: a cut meanwhile must find them again.
     let look = || {
@@ -114,12 +115,18 @@ struct DiskFinder<'k> {
     /// Regular files by id; filled by the first search that the numbers did not end.
     ids: Option<HashMap<FileId, Vec<u8>>>,
     told: Instant,
+    /// After a power cut: files that are younger may be torn.
+    born_since: Option<Time>,
+}
+
+fn is_younger(file: &File, since: Time) -> bool {
+    stat::stat_fd(file).is_ok_and(|stat| stat.btime.unwrap_or(stat.ctime) >= since)
 }
 
 impl<'k> DiskFinder<'k> {
-    fn new(top: impl AsFd, keyring: &'k Keyring) -> Result<Self> {
+    fn new(top: impl AsFd, keyring: &'k Keyring, born_since: Option<Time>) -> Result<Self> {
         let top = entry::open_dir_path(top, ".")?;
-        Ok(Self { top, keyring, inodes: None, ids: None, told: Instant::now() })
+        Ok(Self { top, keyring, inodes: None, ids: None, told: Instant::now(), born_since })
     }
 
     /// Opens the regular file at a path if it has this id, with its header.
@@ -161,7 +168,10 @@ impl Finder for DiskFinder<'_> {
         let found = by_path.or_else(|| if gone { None } else { self.search(id, inode) });
         let Some((file, header)) = found else { return Found::Missing };
         match self.keyring.open_file(&header) {
-            Ok(keys) => Found::File(Box::new(DiskFile(file)), keys),
+            Ok(keys) => {
+                let fresh = self.born_since.is_some_and(|since| is_younger(&file, since));
+                Found::File(Box::new(DiskFile(file)), keys, fresh)
+            }
             Err(e) => Found::Unusable(e.to_string()),
         }
     }

@@ -15,6 +15,8 @@ pub(crate) const BLOCK: usize = 4096;
 pub(crate) type Moment = usize;
 /// Number of an operation; 0 is what there was before all.
 type Op = usize;
+/// From an operation on, a block is this.
+type Written = (Op, Arc<[u8]>);
 
 /// When operations began, and which of them were acknowledged when.
 #[derive(Clone, Default)]
@@ -58,7 +60,7 @@ pub(crate) struct Content {
     now: Vec<u8>,
     lengths: Vec<(Op, usize)>,
     /// Of each block, padded with zeros: from which operation on it is what.
-    blocks: BTreeMap<usize, Vec<(Op, Arc<[u8]>)>>,
+    blocks: BTreeMap<usize, Vec<Written>>,
 }
 
 impl Content {
@@ -405,10 +407,10 @@ impl Model {
     fn known(&self, cut: Moment) -> BTreeMap<usize, &Path> {
         let mut known = BTreeMap::new();
         for path in self.names.keys() {
-            if let Some(Entry::File(id)) = self.may_be(path, cut).first() {
-                if self.dropped.get(id).is_none_or(|at| *at > cut) {
-                    known.insert(*id, path.as_path());
-                }
+            if let Some(Entry::File(id)) = self.may_be(path, cut).first()
+                && self.dropped.get(id).is_none_or(|at| *at > cut)
+            {
+                known.insert(*id, path.as_path());
             }
         }
         known

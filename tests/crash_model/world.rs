@@ -60,7 +60,7 @@ struct Files<'a>(&'a Disk);
 impl Finder for Files<'_> {
     fn find(&mut self, wanted: &FileId, _inode: u64, _paths: &[Vec<u8>], _gone: bool) -> Found {
         match (0..FILES).find(|file| id(*file) == *wanted) {
-            Some(file) => Found::File(Box::new(self.0.file(file as u64)), keys(file)),
+            Some(file) => Found::File(Box::new(self.0.file(file as u64)), keys(file), false),
             None => Found::Missing,
         }
     }

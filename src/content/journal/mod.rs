@@ -24,7 +24,6 @@ pub use replay::{Finder, Found, Replay, Replayed};
 use super::file::File;
 use super::{ContentError, Result};
 use crate::crypto::JournalRoot;
-use crate::format::ids::FileId;
 use crate::format::journal::{Draft, HEADER, Time};
 use crate::vault::JournalStore;
 
@@ -77,7 +76,8 @@ pub(super) struct Place {
 struct Generation {
     log: Arc<Log>,
     tail: Tail,
-    files: HashMap<FileId, Arc<File>>,
+    /// By identity: a file that was closed and opened again is another one, with changes of its own.
+    files: HashMap<usize, Arc<File>>,
     pages: usize,
 }
 
@@ -237,13 +237,13 @@ impl Journal {
                 name = Some(file.name());
             }
             let mut state = self.state.lock();
-            let known = state.active.files.contains_key(&file.id());
+            let known = state.active.files.contains_key(&identity(file));
             if !known && name.is_none() {
                 continue;
             }
             if !known && let Some(name) = name.take() {
                 state.write(name)?;
-                state.active.files.insert(file.id(), Arc::clone(file));
+                state.active.files.insert(identity(file), Arc::clone(file));
                 file.set_named_in(state.active.log.header.generation);
             }
             let at = state.write(draft)?;
@@ -266,7 +266,7 @@ impl Journal {
     /// Appends a note about a file if records of it are waiting.
     pub(super) fn note(&self, file: &File, draft: Draft) -> io::Result<()> {
         let mut state = self.state.lock();
-        let waits = |g: &Generation| g.files.contains_key(&file.id());
+        let waits = |g: &Generation| g.files.contains_key(&identity(file));
         if waits(&state.active) || state.old.as_ref().is_some_and(waits) {
             state.write(draft)?;
         }
@@ -576,6 +576,11 @@ impl Journal {
         }
         true
     }
+}
+
+/// Tells an open file from another opening of the same one, as long as somebody holds it.
+fn identity(file: &File) -> usize {
+    std::ptr::from_ref(file).addr()
 }
 
 /// Files checkpointed together.

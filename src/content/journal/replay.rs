@@ -38,8 +38,8 @@ pub trait Finder {
 
 /// What became of the search for a file.
 pub enum Found {
-    /// Open.
-    File(Box<dyn LowerFile>, Arc<FileKeys>),
+    /// Open. `true`: it was being made when the power went, so that it need not be what the records were made for.
+    File(Box<dyn LowerFile>, Arc<FileKeys>, bool),
     /// There is none.
     Missing,
     /// There is one, and it cannot be opened.
@@ -310,8 +310,8 @@ impl Replay {
     ) -> io::Result<()> {
         let mut plans = Vec::new();
         for (id, history) in batch.iter().filter(|(_, h)| !h.steps.is_empty()) {
-            let (lower, keys) = match finder.find(id, history.inode, &history.paths, history.gone) {
-                Found::File(lower, keys) => (lower, keys),
+            let (lower, keys, fresh) = match finder.find(id, history.inode, &history.paths, history.gone) {
+                Found::File(lower, keys, fresh) => (lower, keys, fresh),
                 Found::Missing => {
                     replayed.missing += 1;
                     continue;
@@ -331,6 +331,10 @@ impl Replay {
                     plans.push((*id, lower, keys, history, plan));
                 }
                 Err(ContentError::Io(e)) => return Err(e),
+                Err(other) if fresh => {
+                    log::warn!("journal: file {id}, which never became durable: {other}");
+                    replayed.missing += 1;
+                }
                 Err(other) => replayed.refused.push((*id, other.to_string())),
             }
         }

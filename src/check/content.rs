@@ -35,7 +35,7 @@ pub(super) fn verify(
     };
     let opened = content::File::open(Box::new(DiskFile(file)), keys);
     let verified =
-        opened.and_then(|f| f.verify(&mut |found| fault(Kind::Content, found.to_string()), progress));
+        opened.and_then(|f| f.verify(&mut |found| fault(kind_of(&found), found.to_string()), progress));
     verified.unwrap_or_else(|e| {
         let kind = match e {
             content::ContentError::Io(_) => Kind::Io,
@@ -60,4 +60,9 @@ fn header(file: &File) -> Result<FileHeader, (Kind, String)> {
         Err(Errno::RANGE) => Err((Kind::Key, format!("the header is longer than {MAX_HEADER} bytes"))),
         Err(e) => Err((Kind::Io, format!("xattr {HEADER_XATTR}: {e}"))),
     }
+}
+
+/// A lower file that is too long is what a crash leaves; everything else is damage.
+fn kind_of(found: &content::Fault) -> Kind {
+    if matches!(found, content::Fault::Overlong { .. }) { Kind::Leftover } else { Kind::Content }
 }

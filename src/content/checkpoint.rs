@@ -138,12 +138,12 @@ impl File {
     }
 
     /// Everything is in its place, durably: frees what it took, cuts and punches what is no more. Gives what was kept
-    /// until now, to be dropped where no lock is held that its owner may want.
-    pub(super) fn land(&self) -> Result<Option<Keeper>> {
+    /// until now, to be dropped where no lock is held that its owner may want, and whether the lower file was cut.
+    pub(super) fn land(&self) -> Result<(Option<Keeper>, bool)> {
         let _one = self.one_fill();
         let _gate = self.gate.write();
         let mut pending = self.pending();
-        let Some(flight) = pending.flight.take() else { return Ok(None) };
+        let Some(flight) = pending.flight.take() else { return Ok((None, false)) };
         for (group, landing) in &flight.groups {
             if let Some(dirty) = pending.groups.get_mut(group) {
                 dirty.old = landing.new;
@@ -151,12 +151,15 @@ impl File {
         }
         let high = pending.high.max(flight.len).max(self.len());
         let ranges = punchable(&flight, &pending, high);
-        if let Err(e) = self.free_space(high, ranges) {
-            pending.flight = Some(flight);
-            return Err(e);
-        }
+        let cut = match self.free_space(high, ranges) {
+            Ok(cut) => cut,
+            Err(e) => {
+                pending.flight = Some(flight);
+                return Err(e);
+            }
+        };
         self.set_overlay(pending.has_overlay());
-        Ok(if pending.is_empty() { pending.keeper.take() } else { None })
+        Ok((if pending.is_empty() { pending.keeper.take() } else { None }, cut))
     }
 
     /// Nobody has the file open, and it has lost its last name: what is pending goes to its place at once, and no crash
@@ -168,17 +171,17 @@ impl File {
                 break;
             }
             self.fill_places()?;
-            kept = kept.or(self.land()?);
+            kept = kept.or(self.land()?.0);
         }
         Ok(kept)
     }
 
-    fn free_space(&self, high: u64, ranges: Vec<(BlockIndex, u64)>) -> Result<()> {
+    fn free_space(&self, high: u64, ranges: Vec<(BlockIndex, u64)>) -> Result<bool> {
         let lower = self.lower();
         let end = disk_len(high);
         let longer = lower.len()? > end;
         if !longer && ranges.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let _still = self.hold_times();
         let modified = lower.modified()?;
@@ -190,7 +193,7 @@ impl File {
             unless_unsupported(lower.punch(first.disk_start(), blocks * BLOCK_U64))?;
         }
         modified.map_or(Ok(()), |time| lower.set_modified(time))?;
-        Ok(())
+        Ok(longer)
     }
 }
 

@@ -11,6 +11,7 @@ use super::entry::{open_dir_path, open_dir_read};
 use super::file::{DiskFile, LowerFile};
 use super::stat::stat_at;
 use super::{Listing, entry};
+use crate::format::config::CONFIG_FILE;
 use crate::format::journal::{Home, JOURNAL_DIR, Time};
 use crate::format::names::VAULT_DIR;
 
@@ -54,6 +55,8 @@ pub struct DiskJournal {
     dir: OwnedFd,
     home: Home,
     swept: bool,
+    /// A regular file of the same filesystem.
+    anchor: OwnedFd,
 }
 
 /// Says that files may have been changed without a journal since the vault was last made durable.
@@ -78,7 +81,9 @@ impl DiskJournal {
         };
         let home = home(&dir);
         let swept = stat_at(&dir, IN_PLACE) == Err(Errno::NOENT);
-        Ok(Some(Self { top: open_dir_read(&top, false)?, dir, home, swept }))
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let anchor = rustix::fs::openat(&own, CONFIG_FILE, flags, Mode::empty())?;
+        Ok(Some(Self { top: open_dir_read(&top, false)?, dir, home, swept, anchor }))
     }
 
     /// What [`JournalStore::is_swept`] says: after a crash the files are not, whatever was noted.
@@ -171,6 +176,8 @@ impl JournalStore for DiskJournal {
 
     fn sync_all(&self) -> io::Result<()> {
         rustix::fs::syncfs(&self.top)?;
+        // XFS flushes the disk's cache only when its log has something to write; a file's own sync always does.
+        rustix::fs::fdatasync(&self.anchor)?;
         match entry::unlink(&self.dir, IN_PLACE) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(e.into()),
@@ -202,6 +209,7 @@ mod tests {
     fn logs_come_and_go() {
         let base = tempfile::tempdir().unwrap();
         std::fs::create_dir(base.path().join(VAULT_DIR)).unwrap();
+        std::fs::write(base.path().join(VAULT_DIR).join(CONFIG_FILE), "").unwrap();
         let top = File::open(base.path()).unwrap();
         assert!(DiskJournal::open(&top, false).unwrap().is_none());
         let journal = DiskJournal::open(&top, true).unwrap().unwrap();

@@ -386,7 +386,14 @@ impl Journal {
             let mut state = self.state.lock();
             state.next_slot = state.next_slot.max(spare.0 + 1);
         }
-        let log = Log::begin(spare, &self.root, (last + 1, last), born_since, self.store.home())?;
+        let slot = spare.0;
+        let begun = Log::begin(spare, &self.root, (last + 1, last), born_since, self.store.home());
+        let log = begun.inspect_err(|_| {
+            // For the next try; where it cannot even be opened, that takes another.
+            if let Ok(file) = self.store.open(slot) {
+                self.state.lock().spare.push((slot, file));
+            }
+        })?;
         // Records go over those of a log that is done: it must not be read again with a part of them.
         if !self.unordered {
             log.sync()?;
@@ -467,7 +474,13 @@ impl Journal {
         if many && !self.unordered {
             self.store.sync_all()?;
         }
-        step(&mut left, &|file| file.land().map(drop).map(|()| true));
+        // What was cut is made durable too, so that the lower length tells the file's.
+        step(&mut left, &|file| file.land().map(|(_, cut)| cut));
+        if left.len() > SYNC_ALL_FROM && !self.unordered {
+            self.store.sync_all()?;
+        } else if !self.unordered {
+            step(&mut left, &|file| file.sync_places().map(|()| true));
+        }
         match failed {
             None => Ok(()),
             Some(e) => Err(e),

@@ -48,7 +48,7 @@ impl File {
         flight.pages = Arc::new(pages);
         flight.inline = pending.inline.take();
         for (group, dirty) in std::mem::take(&mut pending.groups) {
-            let landing = Landing { old: dirty.old | dirty.fresh, new: 0, _pin: dirty.pin };
+            let landing = Landing { old: dirty.old | dirty.fresh | dirty.kept, new: 0, _pin: dirty.pin };
             flight.groups.insert(group, landing);
         }
         for (group, page) in flight.pages.iter() {
@@ -102,7 +102,6 @@ impl File {
             let Some(flight) = &pending.flight else { return Ok(()) };
             (flight.overlay.clone(), Arc::clone(&flight.pages), flight.inline.clone(), flight.len)
         };
-        self.mark_unsynced();
         let lower = self.lower();
         let _still = self.hold_times();
         let modified = lower.modified()?;
@@ -133,6 +132,8 @@ impl File {
         if let Some(record) = inline {
             lower.write_at(&[IoSlice::new(&record)], 0)?;
         }
+        // Not before: a sync of somebody else meanwhile would take it away.
+        self.mark_unsynced();
         modified.map_or(Ok(()), |time| lower.set_modified(time))?;
         Ok(())
     }
@@ -204,7 +205,7 @@ fn punchable(flight: &Flight, pending: &super::pending::Pending, high: u64) -> V
     for block in flight.punched.iter().flat_map(|r| r.start..r.end.min(end)).map(BlockIndex) {
         let group = block.group();
         let landed = flight.groups.get(&group.0).map_or(0, |l| l.new);
-        let since = pending.groups.get(&group.0).map_or(0, |d| d.old | d.fresh);
+        let since = pending.groups.get(&group.0).map_or(0, |d| d.old | d.fresh | d.kept);
         if (landed | since) & (1 << block.slot()) != 0 {
             continue;
         }

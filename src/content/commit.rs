@@ -354,7 +354,7 @@ impl<'f> Change<'f> {
                     match block.at {
                         Where::InPlace => dirty.fresh |= 1 << block.block.slot(),
                         // A block that stands in the journal once is changed there: a hole would not do for it.
-                        Where::Record(..) => dirty.old |= 1 << block.block.slot(),
+                        Where::Record(..) => dirty.kept |= 1 << block.block.slot(),
                         Where::Hole => {}
                     }
                 }

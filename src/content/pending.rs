@@ -37,6 +37,8 @@ pub(super) struct Dirty {
     pub(super) old: Mask,
     /// Blocks that were written to their places since.
     pub(super) fresh: Mask,
+    /// Blocks that were written to the journal since: what replaces them must not get lost with its place.
+    pub(super) kept: Mask,
     /// Keeps the entries in memory.
     pub(super) pin: Option<Arc<Slot>>,
 }
@@ -109,7 +111,7 @@ impl Pending {
     /// Blocks of a group whose places must not be written. `now`: those that its entries have.
     pub(super) fn taken(&self, group: GroupIndex, now: Mask) -> Mask {
         match self.groups.get(&group.0) {
-            Some(dirty) => dirty.old | dirty.fresh,
+            Some(dirty) => dirty.old | dirty.fresh | dirty.kept,
             None => now | self.taken_before(group),
         }
     }
@@ -124,7 +126,7 @@ impl Pending {
     /// they were read from.
     pub(super) fn dirty(&mut self, group: GroupIndex, now: Mask, tag: PageTag) -> &mut Dirty {
         let old = now | self.taken_before(group);
-        self.groups.entry(group.0).or_insert(Dirty { base: tag, old, fresh: 0, pin: None })
+        self.groups.entry(group.0).or_insert(Dirty { base: tag, old, fresh: 0, kept: 0, pin: None })
     }
 
     /// Notes that a group is a hole from now on, whatever its page in the lower file says.

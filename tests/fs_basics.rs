@@ -87,6 +87,11 @@ fn unlinked_files_live_until_forgotten() {
     fs.rename(TOP, b"new", TOP, b"old", 0).unwrap();
     assert_eq!(get(&fs, old).unwrap(), b"old");
     fs.forget(known, 1);
+    // It is held until the journal is done with it.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while fs.getattr(known).is_ok() && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     assert_eq!(errno(fs.getattr(known)), libc::ESTALE);
     fs.release(fh);
 }

@@ -12,8 +12,6 @@ use crate::format::journal::{Draft, PageTag};
 use crate::format::layout::{BLOCK, BLOCK_U64, BlockIndex, GROUP_BLOCKS, GroupIndex, disk_len, groups_in};
 use crate::format::map::{Leader, MapPage, TAG_AT};
 
-/// A checkpoint under way, and what came since.
-const LET_GO_TRIES: usize = 3;
 /// Pages in one record of images.
 const PAGES: usize = 64;
 
@@ -161,20 +159,6 @@ impl File {
         };
         self.set_overlay(pending.has_overlay());
         Ok((if pending.is_empty() { pending.keeper.take() } else { None }, cut))
-    }
-
-    /// Nobody has the file open, and it has lost its last name: what is pending goes to its place at once, and no crash
-    /// needs to be thought of. Gives what was kept, as `land` does.
-    pub fn let_go(&self) -> Result<Option<Keeper>> {
-        let mut kept = None;
-        for _ in 0..LET_GO_TRIES {
-            if !self.snapshot()? {
-                break;
-            }
-            self.fill_places()?;
-            kept = kept.or(self.land()?.0);
-        }
-        Ok(kept)
     }
 
     fn free_space(&self, high: u64, ranges: Vec<(BlockIndex, u64)>) -> Result<bool> {

@@ -325,11 +325,6 @@ impl File {
         done
     }
 
-    /// Whether the lower file has lost its last name.
-    pub fn is_gone(&self) -> bool {
-        self.lower().is_gone()
-    }
-
     /// Appends a record of this file; `pages`: how many pages it makes pending.
     pub(super) fn record(&self, draft: Draft, pages: usize) -> Result<Appended> {
         let none = || ContentError::Io(std::io::Error::other("a file without a journal"));

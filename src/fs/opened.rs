@@ -147,16 +147,10 @@ impl Drop for Held {
             self.inode.writers.fetch_sub(1, Ordering::AcqRel);
         }
         let linger = self.table.take().map(|table| Linger { table, inode: Arc::clone(&self.inode) });
-        let mut kept = None;
         let done: Option<Keeper> = {
             let mut open = self.inode.open.lock();
             open.holders = open.holders.saturating_sub(1);
-            if open.holders == 0 && self.file.content.is_pending() && self.file.content.is_gone() {
-                kept = self.file.content.let_go().unwrap_or_else(|e| {
-                    log::error!("inode {}: unlinked, and not written back: {e}", self.inode.ino);
-                    None
-                });
-            }
+            // Also where it has no name any more: until that is durable, the file must come back whole.
             match linger {
                 Some(linger) if open.holders == 0 && self.file.content.is_pending() => {
                     self.file.content.keep_until_done(Box::new(linger))
@@ -170,8 +164,8 @@ impl Drop for Held {
                 }
             }
         };
-        // They take the lock.
-        drop((done, kept));
+        // It takes the lock.
+        drop(done);
     }
 }
 

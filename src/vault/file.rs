@@ -33,10 +33,6 @@ pub trait LowerFile: Send + Sync {
     fn set_modified(&self, _time: (i64, u32)) -> io::Result<()> {
         Ok(())
     }
-    /// Whether the file has lost its last name.
-    fn is_gone(&self) -> bool {
-        false
-    }
 }
 
 /// A lower file on a real filesystem.
@@ -103,9 +99,5 @@ impl LowerFile for DiskFile {
 
     fn set_modified(&self, (seconds, nanos): (i64, u32)) -> io::Result<()> {
         Ok(entry::set_times(&self.0, NewTime::Keep, NewTime::At(seconds, nanos))?)
-    }
-
-    fn is_gone(&self) -> bool {
-        super::stat::stat_fd(&self.0).is_ok_and(|stat| stat.nlink == 0)
     }
 }

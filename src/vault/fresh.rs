@@ -137,10 +137,6 @@ impl LowerFile for Arc<DiskFile> {
     fn set_modified(&self, time: (i64, u32)) -> std::io::Result<()> {
         self.as_ref().set_modified(time)
     }
-
-    fn is_gone(&self) -> bool {
-        self.as_ref().is_gone()
-    }
 }
 
 /// Whether an inode has any xattr that `wanted` names, without needing permission to read it.

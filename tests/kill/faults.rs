@@ -239,7 +239,8 @@ fn steps(traced: &Traced, dir: &Path, fault: Fault, trees: &[Tree]) -> (Plan, Ve
                 Ok(found) => between(&found, old, new).into_iter().for_each(&mut wrong),
                 Err(e) => wrong(format!("afterwards cannot be read: {e}")),
             }
-            if let Err(e) = step(dir) {
+            // The kernel tells of what it could not write back once more, to the next who syncs.
+            if let Err(e) = step(dir).or_else(|_| step(dir)) {
                 // What could not be reported as done may have been done.
                 if !matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOENT | libc::ENODATA)) {
                     wrong(format!("the retry failed: {e}"));

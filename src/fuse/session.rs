@@ -134,7 +134,11 @@ impl Mounted {
         let thread = std::thread::Builder::new()
             .name("efs-seek".to_owned())
             .spawn(move || seek::serve(&seeks, &fs, &report, &for_seeks))?;
-        let ended = session.run();
+        let ended = match session.run() {
+            // The kernel ended the connection while an event loop waited for a request: the mount is gone.
+            Err(e) if e.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+            other => other,
+        };
         // The adapter went with the session, and with it the queue's only way in. After a panic in an event loop
         // others may still hold it: then the thread ends with the process.
         if ended.is_ok() {

@@ -29,6 +29,7 @@
 //! CRASH envelopefs ext4 overwrites points 120 lost 0 eio 0 dirs 0 other 0 bad 0
 //! ```
 //!
+//! Points at which the lower filesystem itself does not mount any more (a torn superblock) are not counted.
 //! With `envelopefs` the full form fails unless all of these are zero.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(

@@ -3,6 +3,7 @@
 //! Operations are numbered. One that was covered by an fsync which had returned before the cut must be there; one that
 //! began before the cut may be there, in part, in any order with others of its kind; nothing else may.
 
+use crate::target::LOWER_DEAD;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -189,6 +190,8 @@ pub(crate) struct Findings {
     pub(crate) dirs: usize,
     /// All else: a vault that does not mount, that `check` finds fault with, what was never written.
     pub(crate) other: usize,
+    /// The lower filesystem itself did not mount: nothing was looked at.
+    pub(crate) lower_dead: bool,
     /// Each in words.
     pub(crate) notes: Vec<String>,
 }
@@ -216,6 +219,16 @@ impl Findings {
     pub(crate) fn other(&mut self, note: String) {
         self.other += 1;
         self.notes.push(format!("other: {note}"));
+    }
+
+    /// A step failed.
+    pub(crate) fn failed(&mut self, why: String) {
+        if why.starts_with(LOWER_DEAD) {
+            self.lower_dead = true;
+            self.notes.push(why);
+        } else {
+            self.other(why);
+        }
     }
 
     pub(crate) fn add(&mut self, more: Self) {

@@ -92,6 +92,10 @@ impl Outcome {
     }
 
     fn count(&mut self, findings: &Findings) {
+        if findings.lower_dead {
+            // Torn superblocks are the lower filesystem's own affair: nothing can be said about what lies on it.
+            return;
+        }
         self.points += 1;
         self.bad += usize::from(!findings.is_empty());
         self.lost += findings.lost;
@@ -201,7 +205,7 @@ impl Cutter<'_> {
             let start = self.disk.record();
             if let Err(why) = self.recover() {
                 self.disk.recorded();
-                findings.other(why);
+                findings.failed(why);
                 return (image, findings);
             }
             let events = self.disk.recorded();
@@ -210,7 +214,7 @@ impl Cutter<'_> {
         }
         self.disk.load(image.clone());
         if let Err(why) = self.look(cut, random, &mut findings) {
-            findings.other(why);
+            findings.failed(why);
         }
         let log = fs::read_to_string(&self.place.log).unwrap_or_default();
         if log.contains("panicked") {

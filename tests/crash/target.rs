@@ -67,10 +67,14 @@ impl Lower {
             Self::Ext4 => "loop,commit=1",
             Self::Xfs => "loop",
         };
-        run(Command::new("mount").args(["-t", self.name(), "-o", options]).arg(disk.file()).arg(at))?;
+        run(Command::new("mount").args(["-t", self.name(), "-o", options]).arg(disk.file()).arg(at))
+            .map_err(|why| format!("{LOWER_DEAD}{why}"))?;
         Ok(Mounted { daemon: None, mnt: at.to_owned() })
     }
 }
+
+/// What an error begins with where the lower filesystem itself does not mount any more.
+pub(crate) const LOWER_DEAD: &str = "the lower filesystem does not mount: ";
 
 /// A filesystem on top of the lower one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -462,3 +462,38 @@ fn any_failing_call_leaves_old_or_new() {
         assert!(reached > CHANGES.len(), "only {reached} calls: the test does not reach what it means to");
     }
 }
+
+/// A closed file that is opened again while the journal still knows the first opening: what is written then reaches its
+/// place as well. The other file keeps the log from being done with.
+#[test]
+fn a_file_that_was_opened_again_is_brought_home_too() {
+    let (good, bad) = (FullDisk::new(libc::EIO), FullDisk::new(libc::EIO));
+    let journal = journal(&good);
+    let open = |disk: &FullDisk, id: u8| {
+        let link = Link {
+            journal: Arc::clone(&journal),
+            id: FileId([id; 12]),
+            place: Box::new(LowerPlace::default),
+        };
+        File::open_linked(Box::new(disk.clone()), keys(), link, true).unwrap()
+    };
+    let lower = FullDisk { bytes: Arc::default(), ..good.clone() };
+    drop(File::create(Box::new(lower.clone()), keys()).unwrap());
+    drop(File::create(Box::new(bad.clone()), keys()).unwrap());
+    let (first, other) = (open(&lower, 1), open(&bad, 2));
+    other.write(0, b"stays behind").unwrap();
+    for content in [b"one", b"two"] {
+        first.write(0, content).unwrap();
+        bad.left.store(0, Ordering::Relaxed);
+        journal.checkpoint().unwrap_err();
+    }
+    assert!(!first.is_pending(), "its changes are in their places");
+    drop(first);
+    let again = open(&lower, 1);
+    again.write(0, b"three").unwrap();
+    journal.checkpoint().unwrap();
+    drop(again);
+    let mut found = [0; 5];
+    let file = File::open(Box::new(lower), keys()).unwrap();
+    assert_eq!((file.read(0, &mut found).unwrap(), &found), (5, b"three"));
+}

@@ -7,7 +7,7 @@ use super::report::{Fault, Kind, Report};
 use super::state::StateFile;
 use super::walk::{self, Plan, Progress};
 use crate::format::journal::JOURNAL_DIR;
-use crate::format::names::{LowerName, VAULT_DIR, parse};
+use crate::format::names::{LOST_FOUND, LowerName, VAULT_DIR, parse};
 use crate::fs::recover::{self, Born, Deed, LostFound, Mended, Watch};
 use crate::fs::{self, FsError};
 use crate::keys::Keyring;
@@ -116,7 +116,7 @@ pub(super) fn look_inside(top: &Path, fault: &mut dyn FnMut(PathBuf, Kind, Strin
         fault(journal, Kind::Leftover, what.into());
     }
     LostFound::count(top).unwrap_or_else(|e| {
-        fault(vault.join(recover::LOST_FOUND), Kind::Io, e.to_string());
+        fault(vault.join(LOST_FOUND), Kind::Io, e.to_string());
         0
     })
 }

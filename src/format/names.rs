@@ -10,6 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// The directory of the vault that holds what is not user data. Does not show in the mount.
 pub const VAULT_DIR: &str = ".envelopefs";
+/// What has no place is kept here, below the vault's own directory.
+pub const LOST_FOUND: &str = "lost+found";
 /// Begins temporary lower names.
 pub const TMP_PREFIX: &str = ".efs.tmp.";
 /// Ends a sidecar's name.

@@ -115,6 +115,8 @@ struct DiskFinder<'k> {
     /// Regular files by id; filled by the first search that the numbers did not end.
     ids: Option<HashMap<FileId, Vec<u8>>>,
     told: Instant,
+    /// Something could not be looked at: a file that is not found need not be gone.
+    trouble: Option<Errno>,
     /// After a power cut: files that are younger may be torn.
     born_since: Option<Time>,
 }
@@ -126,26 +128,36 @@ fn is_younger(file: &File, since: Time) -> bool {
 impl<'k> DiskFinder<'k> {
     fn new(top: impl AsFd, keyring: &'k Keyring, born_since: Option<Time>) -> Result<Self> {
         let top = entry::open_dir_path(top, ".")?;
-        Ok(Self { top, keyring, inodes: None, ids: None, told: Instant::now(), born_since })
+        Ok(Self { top, keyring, inodes: None, ids: None, told: Instant::now(), trouble: None, born_since })
     }
 
     /// Opens the regular file at a path if it has this id, with its header.
-    fn at(&self, path: &[u8], id: &FileId) -> Option<(File, FileHeader)> {
-        let file = open_at(&self.top, path).ok()?;
-        let header = FileHeader::decode(&xattr::get(&file, HEADER_XATTR).ok()?).ok()?;
-        (header.file_id == *id).then_some((file, header))
+    fn at(&mut self, path: &[u8], id: &FileId) -> Option<(File, FileHeader)> {
+        let opened = open_at(&self.top, path).and_then(|file| Ok((xattr::get(&file, HEADER_XATTR)?, file)));
+        match opened {
+            Ok((header, file)) => {
+                let header = FileHeader::decode(&header).ok()?;
+                (header.file_id == *id).then_some((file, header))
+            }
+            Err(e) => {
+                note(&mut self.trouble, e);
+                None
+            }
+        }
     }
 
     fn search(&mut self, id: &FileId, inode: u64) -> Option<(File, FileHeader)> {
         if self.inodes.is_none() {
             log::info!("journal: searching the vault for a file that was renamed or removed");
             let mut found = HashMap::new();
-            walk(&self.top, &mut Vec::new(), &mut |path, inode| {
+            let mut seen = |path: &[u8], inode| {
                 found.insert(inode, path.to_vec());
-            });
+            };
+            walk(&self.top, &mut Vec::new(), &mut seen, &mut self.trouble);
             self.inodes = Some(found);
         }
-        let by_number = self.inodes.as_ref()?.get(&inode).and_then(|path| self.at(path, id));
+        let path = self.inodes.as_ref()?.get(&inode).cloned();
+        let by_number = path.and_then(|path| self.at(&path, id));
         if by_number.is_some() {
             return by_number;
         }
@@ -158,7 +170,8 @@ impl<'k> DiskFinder<'k> {
             };
             self.ids = Some(paths.filter_map(of).collect());
         }
-        self.ids.as_ref()?.get(id).and_then(|path| self.at(path, id))
+        let path = self.ids.as_ref()?.get(id).cloned();
+        path.and_then(|path| self.at(&path, id))
     }
 }
 
@@ -166,7 +179,12 @@ impl Finder for DiskFinder<'_> {
     fn find(&mut self, id: &FileId, inode: u64, paths: &[Vec<u8>], gone: bool) -> Found {
         let by_path = paths.iter().find_map(|path| self.at(path, id));
         let found = by_path.or_else(|| if gone { None } else { self.search(id, inode) });
-        let Some((file, header)) = found else { return Found::Missing };
+        let Some((file, header)) = found else {
+            return match self.trouble {
+                None => Found::Missing,
+                Some(e) => Found::Unusable(format!("not found, and the vault could not be searched: {e}")),
+            };
+        };
         match self.keyring.open_file(&header) {
             Ok(keys) => {
                 let fresh = self.born_since.is_some_and(|since| is_younger(&file, since));
@@ -213,12 +231,32 @@ fn open_at(top: &OwnedFd, path: &[u8]) -> rustix::io::Result<File> {
     Ok(file)
 }
 
-/// Calls `found` with path and inode number of every regular file. What cannot be listed is passed over.
-fn walk(dir: &OwnedFd, path: &mut Vec<u8>, found: &mut dyn FnMut(&[u8], u64)) {
-    let Ok(listed) = entry::open_dir_read(dir, true) else { return };
+/// Remembers an error that says nothing about whether a file is there.
+fn note(trouble: &mut Option<Errno>, e: Errno) {
+    let absent =
+        [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::INVAL, Errno::NODATA, Errno::ISDIR, Errno::NXIO];
+    if !absent.contains(&e) {
+        trouble.get_or_insert(e);
+    }
+}
+
+/// Calls `found` with path and inode number of every regular file; notes what cannot be listed.
+fn walk(dir: &OwnedFd, path: &mut Vec<u8>, found: &mut dyn FnMut(&[u8], u64), trouble: &mut Option<Errno>) {
+    let listed = match entry::open_dir_read(dir, true) {
+        Ok(listed) => listed,
+        Err(e) => return note(trouble, e),
+    };
     let mut listing = Listing::new(listed);
     let mut below = Vec::new();
-    while let Ok(Some(entry)) = listing.peek() {
+    loop {
+        let entry = match listing.peek() {
+            Ok(Some(entry)) => entry,
+            Ok(None) => break,
+            Err(e) => {
+                note(trouble, e);
+                break;
+            }
+        };
         let (name, inode, mut kind) = (entry.name.clone(), entry.ino, entry.kind);
         listing.advance();
         let Ok(text) = String::from_utf8(name) else { continue };
@@ -240,17 +278,25 @@ fn walk(dir: &OwnedFd, path: &mut Vec<u8>, found: &mut dyn FnMut(&[u8], u64)) {
         }
         path.truncate(before);
     }
+    // One descriptor a level is enough.
+    drop(listing);
     if path.iter().filter(|b| **b == b'/').count() >= MAX_DEPTH {
-        return;
+        return note(trouble, Errno::NAMETOOLONG);
     }
     for name in below {
-        let Ok(inner) = entry::open_dir_path(dir, &name) else { continue };
+        let inner = match entry::open_dir_path(dir, &name) {
+            Ok(inner) => inner,
+            Err(e) => {
+                note(trouble, e);
+                continue;
+            }
+        };
         let before = path.len();
         if before > 0 {
             path.push(b'/');
         }
         path.extend_from_slice(name.as_bytes());
-        walk(&inner, path, found);
+        walk(&inner, path, found, trouble);
         path.truncate(before);
     }
 }

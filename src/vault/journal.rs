@@ -13,12 +13,10 @@ use super::stat::stat_at;
 use super::{Listing, entry};
 use crate::format::config::CONFIG_FILE;
 use crate::format::journal::{Home, JOURNAL_DIR, Time};
-use crate::format::names::VAULT_DIR;
+use crate::format::names::{LOST_FOUND, VAULT_DIR};
 
 /// `STATX_MNT_ID_UNIQUE` of linux/stat.h: a mount id that is not used twice in one boot.
 const MNT_ID_UNIQUE: u32 = 0x4000;
-/// Where things go that have no place, below the vault's own directory.
-pub const LOST_AND_FOUND: &str = "lost+found";
 /// Logs put aside in one second.
 const MAX_ASIDE: u32 = 100;
 /// Tells one boot from another.
@@ -158,11 +156,11 @@ impl JournalStore for DiskJournal {
 
     fn set_aside(&self, number: u32) -> io::Result<()> {
         let own = open_dir_path(&self.top, VAULT_DIR)?;
-        match rustix::fs::mkdirat(&own, LOST_AND_FOUND, Mode::RWXU) {
+        match rustix::fs::mkdirat(&own, LOST_FOUND, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
         }
-        let aside = open_dir_path(&own, LOST_AND_FOUND)?;
+        let aside = open_dir_path(&own, LOST_FOUND)?;
         let (now, _) = self.now();
         for attempt in 0..=MAX_ASIDE {
             let name = format!("journal-{now}-{attempt}.log");

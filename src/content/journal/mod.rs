@@ -21,8 +21,8 @@ pub(super) use log::Log;
 use log::Tail;
 pub use replay::{Finder, Found, Replay, Replayed};
 
+use super::Result;
 use super::file::File;
-use super::{ContentError, Result};
 use crate::crypto::JournalRoot;
 use crate::format::journal::{Draft, HEADER, Time};
 use crate::vault::JournalStore;
@@ -450,7 +450,7 @@ impl Journal {
                 Ok(more) => more,
                 Err(e) => {
                     ::log::warn!("file {}: checkpoint: {e}; its changes stay in the journal", file.id());
-                    failed.get_or_insert(io_error(e));
+                    failed.get_or_insert(e.into());
                     false
                 }
             });
@@ -616,12 +616,5 @@ impl State {
         let at = self.active.log.append(&mut self.active.tail, draft)?;
         self.appended += 1;
         Ok(at)
-    }
-}
-
-fn io_error(e: ContentError) -> io::Error {
-    match e {
-        ContentError::Io(e) => e,
-        other => io::Error::other(other.to_string()),
     }
 }

@@ -10,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::log::{Log, Tail};
+use crate::content::checkpoint::tag_of;
 use crate::content::groups::{Bitmap, Entries, bit, holes, lone_leader, set_bit};
 use crate::content::{ContentError, Fault, Result};
 use crate::crypto::{FileKeys, JournalRoot};
@@ -19,7 +20,7 @@ use crate::format::journal::{Draft, Home, NO_PAGE, PageTag, Record, Time, Where}
 use crate::format::layout::{
     BLOCK, BlockIndex, GROUP_BLOCKS, GroupIndex, INLINE_HEAD, LEADER_SPAN, MAP_PAGE, disk_len, groups_in,
 };
-use crate::format::map::{Entry, KIND_MAP, Leader, MapPage, TAG_AT};
+use crate::format::map::{Entry, KIND_MAP, Leader, MapPage};
 use crate::vault::{JournalStore, LowerFile};
 
 /// Files replayed between two syncs.
@@ -203,13 +204,12 @@ impl Replay {
             }
             Record::Gone { file } => self.files.entry(file).or_default().gone = true,
             Record::Inline { file, base, sealed } => {
-                let Some(tag) = tag_of(sealed) else { return };
-                let step = Step::Inline { base, tag, sealed: stretch(sealed) };
+                let step = Step::Inline { base, tag: tag_of(sealed), sealed: stretch(sealed) };
                 self.files.entry(file).or_default().steps.push((order, step));
             }
             Record::Image { file, as_of, pages } => {
-                let images = pages.into_iter().filter_map(|(group, page)| {
-                    Some((as_of, Step::Image { group, tag: tag_of(page)?, page: stretch(page) }))
+                let images = pages.into_iter().map(|(group, page)| {
+                    (as_of, Step::Image { group, tag: tag_of(page), page: stretch(page) })
                 });
                 self.files.entry(file).or_default().steps.extend(images);
             }
@@ -345,10 +345,6 @@ impl Replay {
         }
         Ok(())
     }
-}
-
-fn tag_of(page: &[u8]) -> Option<PageTag> {
-    page.get(TAG_AT..)?.first_chunk().copied()
 }
 
 struct OneFile<'a> {
@@ -510,7 +506,7 @@ impl OneFile<'_> {
         if read < MAP_PAGE || page[0] != KIND_MAP {
             return Ok(Standing::Nothing);
         }
-        let tag = tag_of(&page[..]).unwrap_or(NO_PAGE);
+        let tag = tag_of(&page[..]);
         Ok(self
             .keys
             .open_page(&page, group)

@@ -13,12 +13,10 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, SeekFrom, Timespec, Ti
 use rustix::io::{Errno, Result};
 use serde::Serialize;
 
-use crate::format::names::VAULT_DIR;
+use crate::format::names::{LOST_FOUND, VAULT_DIR};
 use crate::vault::sidecar::errno;
 use crate::vault::{LowerStat, access, entry, stat, xattr};
 
-/// Name of the directory below the vault's own.
-pub const LOST_FOUND: &str = "lost+found";
 /// Ends the name of a note.
 const NOTE: &str = ".json";
 /// Bytes copied at once.

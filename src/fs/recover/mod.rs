@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::format::layout::disk_len;
 use crate::format::names::VAULT_DIR;
 use crate::vault::entry;
-pub use lost::{LOST_FOUND, LostFound};
+pub use lost::LostFound;
 pub use walk::{mend, mend_fresh};
 
 /// A time of the lower filesystem: seconds since 1970 and nanoseconds.

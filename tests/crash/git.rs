@@ -86,7 +86,7 @@ impl Load for Git<'_> {
         mounted.unmount().unwrap();
     }
 
-    fn judge(&self, cut: Moment, mnt: &Path, _granule: usize) -> Findings {
+    fn judge(&self, cut: Moment, mnt: &Path) -> Findings {
         let mut findings = all_reads(mnt);
         let sure = self.acks.iter().filter(|(at, _)| *at <= cut).map(|(_, n)| *n).max().unwrap_or(0);
         let repo = repo(mnt);

@@ -70,8 +70,8 @@ impl Load for Keys<'_> {
         }
     }
 
-    fn judge(&self, cut: Moment, mnt: &Path, granule: usize) -> Findings {
-        self.work.as_ref().unwrap().model.judge(cut, &read_tree(&mnt.join("work")), granule)
+    fn judge(&self, cut: Moment, mnt: &Path) -> Findings {
+        self.work.as_ref().unwrap().model.judge(cut, &read_tree(&mnt.join("work")))
     }
 
     fn keys_inside(&self) -> bool {

@@ -45,7 +45,7 @@ pub(crate) trait Load {
     /// Works until the time is over; all is unmounted again then.
     fn work(&mut self, bench: &Bench);
     /// Compares what is in the mount with what was acknowledged before the cut.
-    fn judge(&self, cut: Moment, mnt: &Path, granule: usize) -> Findings;
+    fn judge(&self, cut: Moment, mnt: &Path) -> Findings;
     /// Whether the keys lie on the disk too.
     fn keys_inside(&self) -> bool {
         false
@@ -124,11 +124,11 @@ impl Load for Files<'_> {
         }
     }
 
-    fn judge(&self, cut: Moment, mnt: &Path, granule: usize) -> Findings {
+    fn judge(&self, cut: Moment, mnt: &Path) -> Findings {
         let mut findings = Findings::default();
         for (work, _) in &self.works {
             let tree = read_tree(&mnt.join(work.top().file_name().unwrap()));
-            findings.add(work.model.judge(cut, &tree, granule));
+            findings.add(work.model.judge(cut, &tree));
         }
         findings
     }

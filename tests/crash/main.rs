@@ -38,6 +38,7 @@
     reason = "a skipped test says so; runs print their counts"
 )]
 
+mod content;
 mod cut;
 mod disk;
 mod files;

@@ -3,151 +3,19 @@
 //! Operations are numbered. One that was covered by an fsync which had returned before the cut must be there; one that
 //! began before the cut may be there, in part, in any order with others of its kind; nothing else may.
 
-use crate::target::LOWER_DEAD;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-/// Bytes that are old or new as a whole in an encrypted file.
+use crate::content::{Content, Read};
+use crate::target::LOWER_DEAD;
+
+/// Bytes whose versions are kept as one.
 pub(crate) const BLOCK: usize = 4096;
 
 /// A place in the recording of the disk.
 pub(crate) type Moment = usize;
 /// Number of an operation; 0 is what there was before all.
-type Op = usize;
-/// From an operation on, a block is this.
-type Written = (Op, Arc<[u8]>);
-
-/// When operations began, and which of them were acknowledged when.
-#[derive(Clone, Default)]
-struct Course {
-    begins: Vec<Moment>,
-    acks: Vec<(Moment, Op)>,
-}
-
-impl Course {
-    fn begin(&mut self, at: Moment) -> Op {
-        self.begins.push(at);
-        self.begins.len()
-    }
-
-    fn ack(&mut self, at: Moment) {
-        self.acks.push((at, self.begins.len()));
-    }
-
-    /// The operations that may be missing after a cut: behind the first, up to the last.
-    fn open(&self, cut: Moment) -> (Op, Op) {
-        let sure = self.acks.iter().filter(|(at, _)| *at <= cut).map(|(_, op)| *op).max().unwrap_or(0);
-        (sure, self.begins.partition_point(|at| *at <= cut).max(sure))
-    }
-}
-
-/// What was read of a file.
-#[derive(Default)]
-pub(crate) struct Read {
-    /// The bytes, zeros where reading failed.
-    pub(crate) bytes: Vec<u8>,
-    /// Blocks that gave an error.
-    pub(crate) failed: BTreeSet<usize>,
-    /// Why the file as a whole could not be read.
-    pub(crate) refused: Option<String>,
-}
-
-/// One file's content over time.
-#[derive(Clone, Default)]
-pub(crate) struct Content {
-    course: Course,
-    now: Vec<u8>,
-    lengths: Vec<(Op, usize)>,
-    /// Of each block, padded with zeros: from which operation on it is what.
-    blocks: BTreeMap<usize, Vec<Written>>,
-}
-
-impl Content {
-    /// What it holds now.
-    pub(crate) fn now(&self) -> &[u8] {
-        &self.now
-    }
-
-    /// Changes it; `touched` are the bytes that may be different then, whatever the length.
-    pub(crate) fn change(&mut self, at: Moment, touched: Range<usize>, change: impl FnOnce(&mut Vec<u8>)) {
-        let op = self.course.begin(at);
-        change(&mut self.now);
-        self.lengths.push((op, self.now.len()));
-        if touched.is_empty() {
-            return;
-        }
-        for block in touched.start / BLOCK..=(touched.end - 1) / BLOCK {
-            let mut bytes = vec![0; BLOCK];
-            let there = self.now.get(block * BLOCK..).unwrap_or_default();
-            let len = there.len().min(BLOCK);
-            bytes[..len].copy_from_slice(&there[..len]);
-            self.blocks.entry(block).or_default().push((op, bytes.into()));
-        }
-    }
-
-    /// All that was done is durable from `at` on.
-    pub(crate) fn ack(&mut self, at: Moment) {
-        self.course.ack(at);
-    }
-
-    /// Whether a length may be there: one that the file had, or had on its way while it grew.
-    fn may_have(&self, len: usize, (sure, last): (Op, Op)) -> bool {
-        let at = |op: Op| self.lengths[..op].last().map_or(0, |(_, len)| *len);
-        at(sure) == len
-            || (sure + 1..=last).any(|op| {
-                let (before, after) = (at(op - 1), at(op));
-                len == after || (before..after).contains(&len)
-            })
-    }
-
-    /// Blocks of `read` that are none of what may be there, in words. `granule` bytes are old or new as a whole.
-    pub(crate) fn judge(&self, cut: Moment, read: &Read, granule: usize) -> Vec<String> {
-        let (sure, last) = self.course.open(cut);
-        let sure_len = self.lengths[..sure].last().map_or(0, |(_, len)| *len);
-        if let Some(why) = &read.refused {
-            return if sure_len > 0 { vec![format!("{sure_len} bytes: {why}")] } else { vec![] };
-        }
-        let mut wrong = Vec::new();
-        if !self.may_have(read.bytes.len(), (sure, last)) {
-            wrong.push(format!("length {}, acknowledged were {sure_len}", read.bytes.len()));
-        }
-        let zeros: Arc<[u8]> = vec![0; BLOCK].into();
-        for (block, found) in read.bytes.chunks(BLOCK).enumerate() {
-            let versions = self.blocks.get(&block).map(Vec::as_slice).unwrap_or_default();
-            let first = versions.partition_point(|(op, _)| *op <= sure);
-            let later = versions[first..].iter().take_while(|(op, _)| *op <= last).map(|(_, bytes)| bytes);
-            let base = first.checked_sub(1).map_or(&zeros, |i| &versions[i].1);
-            if read.failed.contains(&block) {
-                if base.iter().any(|b| *b != 0) {
-                    wrong.push(format!("block {block} does not read"));
-                }
-                continue;
-            }
-            let may: Vec<_> = std::iter::once(base).chain(later).collect();
-            let bad = found
-                .chunks(granule)
-                .enumerate()
-                .find(|(i, part)| !may.iter().any(|m| m[i * granule..][..part.len()] == **part));
-            if let Some((i, part)) = bad {
-                let what = if part.iter().all(|b| *b == 0) {
-                    "zeros".to_owned()
-                } else {
-                    let older = versions.iter().rposition(|(_, m)| m[i * granule..][..part.len()] == *part);
-                    older.map_or("bytes that were never there".to_owned(), |v| {
-                        format!("operation {}'s", versions[v].0)
-                    })
-                };
-                wrong.push(format!(
-                    "block {block} byte {}: {what}, acknowledged was operation {sure}, begun {last}",
-                    i * granule
-                ));
-            }
-        }
-        wrong
-    }
-}
+pub(crate) type Op = usize;
 
 /// What a name stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,6 +60,8 @@ pub(crate) struct Findings {
     pub(crate) other: usize,
     /// The lower filesystem itself did not mount: nothing was looked at.
     pub(crate) lower_dead: bool,
+    /// Blocks with parts of several writes that nobody synced: no damage.
+    pub(crate) mixed: usize,
     /// Each in words.
     pub(crate) notes: Vec<String>,
 }
@@ -236,6 +106,7 @@ impl Findings {
         self.eio += more.eio;
         self.dirs += more.dirs;
         self.other += more.other;
+        self.mixed += more.mixed;
         self.notes.extend(more.notes);
     }
 }
@@ -347,7 +218,7 @@ impl Model {
     }
 
     /// Compares what was found with what may be there.
-    pub(crate) fn judge(&self, cut: Moment, tree: &Tree, granule: usize) -> Findings {
+    pub(crate) fn judge(&self, cut: Moment, tree: &Tree) -> Findings {
         let mut findings = Findings::default();
         let mut found = BTreeSet::new();
         let lost_dirs: Vec<&Path> = tree
@@ -389,17 +260,18 @@ impl Model {
                 .into_iter()
                 .filter_map(|e| if let Entry::File(id) = e { Some(id) } else { None })
                 .collect();
-            let verdicts: Vec<_> =
-                ids.iter().map(|id| (*id, self.files[*id].judge(cut, read, granule))).collect();
-            for (id, _) in verdicts.iter().filter(|(_, wrong)| wrong.is_empty()) {
+            let verdicts: Vec<_> = ids.iter().map(|id| (*id, self.files[*id].judge(cut, read))).collect();
+            for (id, _) in verdicts.iter().filter(|(_, verdict)| verdict.wrong.is_empty()) {
                 found.insert(*id);
             }
-            let Some((id, wrong)) = verdicts.into_iter().min_by_key(|(_, wrong)| wrong.len()) else {
+            let Some((id, verdict)) = verdicts.into_iter().min_by_key(|(_, v)| (v.wrong.len(), v.mixed))
+            else {
                 findings.other(format!("{}: nobody made it", path.display()));
                 continue;
             };
             found.insert(id);
-            for what in wrong {
+            findings.mixed += verdict.mixed;
+            for what in verdict.wrong {
                 findings.lost(format!("{} (file {id}): {what}", path.display()));
             }
         }

@@ -160,12 +160,13 @@ fn run(spec: &Spec) -> Outcome {
     let mut cuts = Cuts::new(start, &events, tear);
     let cutter =
         Cutter { spec, disk: &disk, place: &place, load: &*load, tear, repairs: spec.target.can_repair() };
-    let mut outcome = Outcome::default();
+    let (mut outcome, mut mixed) = (Outcome::default(), 0);
     let began = Instant::now();
     for cut in points(&events, spec.points, &mut random) {
         let image = cuts.image(cut, &mut random);
         let (image, findings) = cutter.point(image, cut, &mut random);
         outcome.count(&findings);
+        mixed += findings.mixed;
         if !findings.is_empty() {
             if outcome.bad <= MOST_TOLD {
                 eprintln!("{} cut at {cut} of {}:", spec.line(), events.len());
@@ -177,7 +178,7 @@ fn run(spec: &Spec) -> Outcome {
         }
     }
     eprintln!(
-        "{}: {} events in {recorded:.1?}, {} points in {:.1?}",
+        "{}: {} events in {recorded:.1?}, {} points in {:.1?}, {mixed} blocks of several unsynced writes",
         spec.line(),
         events.len(),
         outcome.points,
@@ -236,7 +237,7 @@ impl Cutter<'_> {
             target.repair(self.place)?;
         }
         let mounted = target.mount(self.place)?;
-        findings.add(self.load.judge(cut, &self.place.mnt, target.granule()));
+        findings.add(self.load.judge(cut, &self.place.mnt));
         if findings.is_empty() {
             change(&self.place.mnt, random).map_err(|e| format!("a change after the recovery: {e}"))?;
         }

@@ -91,7 +91,7 @@ impl Load for Sqlite<'_> {
         mounted.unmount().unwrap();
     }
 
-    fn judge(&self, cut: Moment, mnt: &Path, _granule: usize) -> Findings {
+    fn judge(&self, cut: Moment, mnt: &Path) -> Findings {
         let mut findings = all_reads(mnt);
         for (which, (mode, _)) in MODES.iter().enumerate() {
             let sure =

@@ -131,11 +131,6 @@ impl Target {
             .find(|t| t.name() == name)
     }
 
-    /// Bytes of a file that are old or new as a whole: blocks are sealed, a disk's own sectors are not torn.
-    pub(crate) fn granule(self) -> usize {
-        if self == Self::Plain { 512 } else { 4096 }
-    }
-
     fn envelopefs(self, place: &Place, args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_envelopefs")]).args(args);

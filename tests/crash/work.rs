@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, FallocateFlags};
 
+use crate::content::Read;
 use crate::disk::Disk;
-use crate::model::{BLOCK, Entry, Model, Read, Tree};
+use crate::model::{BLOCK, Entry, Model, Tree};
 
 /// Works below one directory of a mount.
 pub(crate) struct Work<'a> {

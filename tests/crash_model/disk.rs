@@ -189,6 +189,9 @@ impl Chance {
 #[derive(Clone, Default)]
 pub(crate) struct Disk(Arc<Inner>);
 
+/// Something that happens while others are at work.
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 struct Inner {
     files: Mutex<BTreeMap<u64, Arc<Mutex<Bytes>>>>,
     /// Removed, in order, which is not durable yet.
@@ -197,6 +200,8 @@ struct Inner {
     left: AtomicI64,
     /// Changes until one fails, once. Negative: none.
     until_fault: AtomicI64,
+    /// What happens before one of the next writes or syncs of a file that is no log, and how many come before it.
+    meanwhile: Mutex<Option<(u32, Meanwhile)>>,
     /// Ticks with each look at the clock.
     clock: AtomicU64,
     cuts: AtomicU64,
@@ -209,6 +214,7 @@ impl Default for Inner {
             removed: Mutex::default(),
             left: AtomicI64::new(-1),
             until_fault: AtomicI64::new(-1),
+            meanwhile: Mutex::default(),
             clock: AtomicU64::new(1_000_000),
             cuts: AtomicU64::new(1),
         }
@@ -219,7 +225,7 @@ impl Disk {
     /// A file, made where it is not there.
     pub(crate) fn file(&self, number: u64) -> LowerMem {
         let bytes = Arc::clone(self.0.files.lock().entry(number).or_default());
-        LowerMem { disk: self.clone(), bytes }
+        LowerMem { disk: self.clone(), bytes, is_log: number >= LOGS }
     }
 
     /// The process dies after `changes` more changes: everything behind them fails.
@@ -235,6 +241,33 @@ impl Disk {
     /// No change fails from now on; gives whether one did.
     pub(crate) fn heal(&self) -> bool {
         self.0.until_fault.swap(-1, Ordering::SeqCst) < 0
+    }
+
+    /// Before the write or sync of a file behind `others` more, `work` is done.
+    pub(crate) fn meanwhile(&self, others: u32, work: Meanwhile) {
+        *self.0.meanwhile.lock() = Some((others, work));
+    }
+
+    /// Gives back what was not done meanwhile.
+    pub(crate) fn not_done(&self) -> Option<Meanwhile> {
+        self.0.meanwhile.lock().take().map(|(_, work)| work)
+    }
+
+    fn interrupt(&self) {
+        let due = {
+            let mut meanwhile = self.0.meanwhile.lock();
+            match &mut *meanwhile {
+                Some((0, _)) => meanwhile.take(),
+                Some((others, _)) => {
+                    *others -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some((_, work)) = due {
+            work();
+        }
     }
 
     /// The process was killed and starts anew: what it wrote is there.
@@ -286,6 +319,16 @@ impl Disk {
 pub(crate) struct LowerMem {
     disk: Disk,
     bytes: Arc<Mutex<Bytes>>,
+    is_log: bool,
+}
+
+impl LowerMem {
+    fn interrupt(&self) {
+        // Records are written under the journal's own lock.
+        if !self.is_log {
+            self.disk.interrupt();
+        }
+    }
 }
 
 impl LowerFile for LowerMem {
@@ -298,6 +341,7 @@ impl LowerFile for LowerMem {
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.interrupt();
         self.disk.charge()?;
         self.bytes.lock().write(bufs, offset as usize);
         Ok(())
@@ -324,6 +368,7 @@ impl LowerFile for LowerMem {
     }
 
     fn sync(&self, _data_only: bool) -> io::Result<()> {
+        self.interrupt();
         self.disk.charge()?;
         self.bytes.lock().sync();
         Ok(())

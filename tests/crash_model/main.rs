@@ -32,6 +32,8 @@ enum Op {
     Do(usize, Work),
     /// The same while one change of the disk fails: the work is told, and goes on from what it left.
     Fault(usize, Work, u32),
+    /// A checkpoint, and before one of its writes and syncs of files a change of one of them.
+    Meanwhile(usize, Change, u32),
     /// A clean end and a new beginning.
     Remount,
     /// The file is closed and opened.
@@ -105,6 +107,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         14 => (0..world::FILES, work()).prop_map(|(f, w)| Op::Do(f, w)),
         2 => (0..world::FILES, work(), 0..12u32).prop_map(|(f, w, n)| Op::Fault(f, w, n)),
+        3 => (0..world::FILES, change(), 0..12u32).prop_map(|(f, c, n)| Op::Meanwhile(f, c, n)),
         1 => Just(Op::Remount),
         2 => (0..world::FILES).prop_map(Op::Reopen),
         3 => (power(), again()).prop_map(|(p, a)| Op::Crash(p, a)),
@@ -178,6 +181,29 @@ fn write(file: usize, offset: u64, len: usize) -> Op {
 
 fn set_len(len: u64) -> Op {
     Op::Do(0, Work::Change(Change::SetLen(len)))
+}
+
+/// A block that was a hole when a checkpoint began, and had a record before it ended, has nothing in its place: what
+/// replaces that record must not count on the place either, until the next checkpoint.
+#[test]
+fn what_replaces_a_block_that_stands_in_the_journal_is_not_lost_with_its_place() {
+    let change = |change| Op::Do(0, Work::Change(change));
+    let block = |seed| Change::Write(4096, 4096, seed);
+    for (during, power) in (0..6).flat_map(|during| (0..8).map(move |power| (during, power))) {
+        let mut world = World::with_journal();
+        for op in [
+            write(0, 0, 12_288),
+            Op::Do(0, Work::Settle),
+            change(Change::Punch(4096, 4096)),
+            Op::Meanwhile(0, block(1), during),
+            Op::Do(0, Work::Sync),
+            change(block(2)),
+            Op::Crash(Some(power), None),
+            Op::Remount,
+        ] {
+            world.apply(&op);
+        }
+    }
 }
 
 /// Cases that failed once, as they were found.

@@ -46,6 +46,8 @@ pub(crate) struct World {
     has_journal: bool,
     journal: Option<Arc<Journal>>,
     files: Vec<One>,
+    /// Something failed since the last checkpoint: there may be one that is not done.
+    half_done: bool,
 }
 
 impl Drop for World {
@@ -68,10 +70,24 @@ impl Finder for Files<'_> {
     fn progress(&mut self, _done: usize, _all: usize) {}
 }
 
+fn change(content: &File, change: &Change) -> Result<(), ContentError> {
+    match *change {
+        Change::Write(offset, len, seed) => content.write(offset, &pattern(len, seed)),
+        Change::SetLen(len) => content.set_len(len),
+        Change::Punch(offset, len) => content.punch_hole(offset, len),
+        Change::Zero(offset, len, keep) => content.zero_range(offset, len, keep),
+        Change::Allocate(offset, len, keep) => content.allocate(offset, len, keep),
+    }
+}
+
 impl World {
+    fn empty(has_journal: bool) -> Self {
+        Self { disk: Disk::default(), has_journal, journal: None, files: Vec::new(), half_done: false }
+    }
+
     /// Files that are changed in place.
     pub(crate) fn without_journal() -> Self {
-        let mut world = Self { disk: Disk::default(), has_journal: false, journal: None, files: Vec::new() };
+        let mut world = Self::empty(false);
         for file in 0..FILES {
             world.make(file);
             world.files[file].content.as_ref().unwrap().sync(true).unwrap();
@@ -82,13 +98,14 @@ impl World {
 
     /// Files that were just made, with a journal.
     pub(crate) fn with_journal() -> Self {
-        let mut world = Self { disk: Disk::default(), has_journal: true, journal: None, files: Vec::new() };
+        let mut world = Self::empty(true);
         world.start().unwrap();
         (0..FILES).for_each(|file| world.make(file));
         world
     }
 
     fn start(&mut self) -> std::io::Result<()> {
+        self.half_done = false;
         let store = Box::new(Logs(self.disk.clone()));
         self.journal = Some(Journal::start(store, root(), limits())?);
         Ok(())
@@ -148,14 +165,9 @@ impl World {
     }
 
     fn work(&self, file: usize, work: &Work) -> Result<(), ContentError> {
-        let content = self.content(file);
-        match *work {
-            Work::Change(Change::Write(offset, len, seed)) => content.write(offset, &pattern(len, seed)),
-            Work::Change(Change::SetLen(len)) => content.set_len(len),
-            Work::Change(Change::Punch(offset, len)) => content.punch_hole(offset, len),
-            Work::Change(Change::Zero(offset, len, keep)) => content.zero_range(offset, len, keep),
-            Work::Change(Change::Allocate(offset, len, keep)) => content.allocate(offset, len, keep),
-            Work::Sync => content.sync(true),
+        match work {
+            Work::Change(it) => change(self.content(file), it),
+            Work::Sync => self.content(file).sync(true),
             Work::Checkpoint => Ok(self.journal.as_ref().map_or(Ok(()), |j| j.checkpoint())?),
             Work::Settle => Ok(self.journal.as_ref().map_or(Ok(()), |j| j.settle())?),
             Work::Unmount => Ok(self.journal.as_ref().map_or(Ok(()), |j| j.close())?),
@@ -262,7 +274,9 @@ impl World {
                     self.mount_again();
                 }
             }
+            Op::Meanwhile(file, it, others) => self.change_meanwhile(*file, it, *others),
             Op::Fault(file, work, after) => {
+                self.half_done = true;
                 self.disk.fail_after(*after);
                 let done = self.work(*file, work);
                 let failed = self.disk.heal();
@@ -317,6 +331,22 @@ impl World {
                 self.compare(failed, during);
             }
         }
+    }
+
+    /// Checkpoints, and changes a file while that is under way.
+    fn change_meanwhile(&mut self, file: usize, it: &Change, others: u32) {
+        if self.half_done {
+            // What is left of another one comes first, and might make the change wait for this.
+            self.work(file, &Work::Checkpoint).unwrap();
+            self.half_done = false;
+        }
+        let (content, work) = (Arc::clone(self.content(file)), it.clone());
+        self.disk.meanwhile(others, Box::new(move || change(&content, &work).unwrap()));
+        self.work(file, &Work::Checkpoint).unwrap();
+        if let Some(work) = self.disk.not_done() {
+            work();
+        }
+        self.files[file].model.changed(|content| reference(it, content));
     }
 
     /// After a clean end nothing is left to replay, and everything is there.

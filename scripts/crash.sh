@@ -47,14 +47,16 @@ cuts() {
   say "power cuts of $target"
   test_of crash full "$log" EFS_CRASH_POINTS="$points" EFS_CRASH_SEED="$SEED" EFS_CRASH_TARGET="$target" \
     EFS_CRASH_KEEP="$KEPT" || status=1
-  local n lost eio dirs other
-  n=$(sum "$log" "$target" points) lost=$(sum "$log" "$target" lost) eio=$(sum "$log" "$target" eio)
+  local n repaired lost eio dirs other
+  n=$(sum "$log" "$target" points) repaired=$(sum "$log" "$target" repaired) lost=$(sum "$log" "$target" lost) eio=$(sum "$log" "$target" eio)
   dirs=$(sum "$log" "$target" dirs) other=$(sum "$log" "$target" other)
   local figure="$n points: $lost acknowledged lost, $eio EIO, $dirs directories lost, $other else"
   if [ "$target" = gocryptfs ]; then
     row "the same on gocryptfs, as yardstick" "$figure" "$(verdict test "$n" -gt 0)"
   else
     row "power-cut points" "$figure" "$(verdict test "$status$lost$eio$dirs$other" = 00000 -a "$n" -ge "$points")"
+    row "of these repaired with check --repair, looked over again" "$repaired images: exit 0, nothing lost, unless told above" \
+      "$(verdict test "$status$lost$eio$dirs$other" = 00000 -a "$repaired" -gt 0)"
   fi
 }
 if wanted cut; then cuts envelopefs "$POINTS"; fi

@@ -4,6 +4,10 @@
 //! again, the lower filesystem first, and read in full. Nothing that was acknowledged may be missing, and nothing at all
 //! may give an error. One in four is cut once more while it recovers.
 //!
+//! Images of interest are looked over a second time, with `check --repair` before the mount, which must end with 0: of
+//! every eight points one at which the journal had changes to bring in, one at which temporary names were left or
+//! something came to `lost+found`, and all at which anything was wrong.
+//!
 //! The tests that run with the others take a few dozen points. The full form, which takes minutes:
 //!
 //! ```text
@@ -21,16 +25,17 @@
 //! | `EFS_CRASH_JOBS` | runs at the same time: as many as cores |
 //! | `EFS_CRASH_KEEP` | a directory for images on which something went wrong: `disk.img`, `keys`, `what.txt` |
 //!
-//! Each run prints one line; `lost` counts blocks, files, names and transactions that were acknowledged, `eio` blocks and files
-//! that give an error, `dirs` directories that are gone or do not list, `other` all else that is wrong (no mount, `check`
-//! finds a fault), `bad` the points at which anything was:
+//! Each run prints one line; `repaired` counts the images that were repaired, `lost` blocks, files, names and
+//! transactions that were acknowledged, `eio` blocks and files that give an error, `dirs` directories that are gone or do
+//! not list, `other` all else that is wrong (no mount, a repair or `check` that finds a fault), `bad` the points at which
+//! anything was:
 //!
 //! ```text
-//! CRASH envelopefs ext4 overwrites points 120 lost 0 eio 0 dirs 0 other 0 bad 0
+//! CRASH envelopefs ext4 overwrites points 120 repaired 17 lost 0 eio 0 dirs 0 other 0 bad 0
 //! ```
 //!
 //! Points at which the lower filesystem itself does not mount any more (a torn superblock) are not counted.
-//! With `envelopefs` the full form fails unless all of these are zero.
+//! With `envelopefs` the full form fails unless all from `lost` on are zero.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(
     clippy::print_stderr,
@@ -87,7 +92,9 @@ fn short(target: Target, lower: Lower, workload: &str) -> Option<Outcome> {
 
 fn assert_nothing_lost(lower: Lower, workload: &str) {
     if let Some(outcome) = short(Target::Envelopefs, lower, workload) {
-        assert_eq!(outcome, Outcome { points: outcome.points, ..Outcome::default() });
+        assert!(outcome.is_clean(), "{outcome:?}");
+        // The KMS alone leaves the vault nothing to mend.
+        assert!(outcome.repaired > 0 || workload == "keys", "{outcome:?}");
     }
 }
 
@@ -171,7 +178,7 @@ fn keys() {
 fn a_plain_filesystem_passes() {
     for workload in ["space", "editors", "trees", "sqlite"] {
         if let Some(outcome) = short(Target::Plain, Lower::Ext4, workload) {
-            assert_eq!(outcome, Outcome { points: outcome.points, ..Outcome::default() }, "{workload}");
+            assert!(outcome.is_clean(), "{workload}: {outcome:?}");
         }
     }
 }

@@ -21,6 +21,10 @@ const INSIDE: &str = "EFS_CRASH_INSIDE";
 const MOST_KEPT: usize = 10;
 /// Points of a run whose damage is told in words.
 const MOST_TOLD: usize = 12;
+/// Of so many points one is repaired because its journal had something, and one because something was left.
+const REPAIRED_ONE_IN: usize = 8;
+/// What a vault's name for something unfinished begins with.
+const TEMPORARY: &str = ".efs.tmp.";
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -57,6 +61,8 @@ impl Spec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) points: usize,
+    /// Points that were looked over a second time, after `check --repair` in the place of a mount.
+    pub(crate) repaired: usize,
     /// Points at which anything was wrong.
     pub(crate) bad: usize,
     pub(crate) lost: usize,
@@ -68,9 +74,9 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// One line for scripts: names and numbers.
     pub(crate) fn line(&self, spec: &Spec) -> String {
-        let Self { points, bad, lost, eio, dirs, other } = self;
+        let Self { points, repaired, bad, lost, eio, dirs, other } = self;
         format!(
-            "CRASH {} {} {} points {points} lost {lost} eio {eio} dirs {dirs} other {other} bad {bad}",
+            "CRASH {} {} {} points {points} repaired {repaired} lost {lost} eio {eio} dirs {dirs} other {other} bad {bad}",
             spec.target.name(),
             spec.lower.name(),
             spec.workload
@@ -83,12 +89,18 @@ impl Outcome {
             |name: &str| words.iter().position(|w| *w == name).and_then(|i| words.get(i + 1)?.parse().ok());
         Some(Self {
             points: number("points")?,
+            repaired: number("repaired")?,
             bad: number("bad")?,
             lost: number("lost")?,
             eio: number("eio")?,
             dirs: number("dirs")?,
             other: number("other")?,
         })
+    }
+
+    /// Whether nothing at all was wrong.
+    pub(crate) fn is_clean(&self) -> bool {
+        *self == Self { points: self.points, repaired: self.repaired, ..Self::default() }
     }
 
     fn count(&mut self, findings: &Findings) {
@@ -158,13 +170,17 @@ fn run(spec: &Spec) -> Outcome {
     let mut random = Random::new(spec.seed);
     let tear = if spec.lower == Lower::Xfs { Tear::NotXfs } else { Tear::All };
     let mut cuts = Cuts::new(start, &events, tear);
-    let cutter =
-        Cutter { spec, disk: &disk, place: &place, load: &*load, tear, repairs: spec.target.can_repair() };
+    let cutter = Cutter { spec, disk: &disk, place: &place, load: &*load, tear };
+    let mut allowance = Allowance::of(spec);
     let (mut outcome, mut mixed) = (Outcome::default(), 0);
     let began = Instant::now();
     for cut in points(&events, spec.points, &mut random) {
         let image = cuts.image(cut, &mut random);
-        let (image, findings) = cutter.point(image, cut, &mut random);
+        let (image, interest, mut findings) = cutter.point(image, cut, &mut random);
+        if !findings.lower_dead && allowance.allows(interest, !findings.is_empty()) {
+            outcome.repaired += 1;
+            findings.add(cutter.repaired(&image, cut, &mut random));
+        }
         outcome.count(&findings);
         mixed += findings.mixed;
         if !findings.is_empty() {
@@ -187,19 +203,56 @@ fn run(spec: &Spec) -> Outcome {
     outcome
 }
 
+/// What makes an image one to be repaired as well.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+enum Interest {
+    /// The vault was left in order.
+    #[default]
+    None,
+    /// Its journal had changes of files to bring in.
+    Replayed,
+    /// Temporary names were left in it, or something came to `lost+found`.
+    Left,
+}
+
+/// How many images of a run are repaired; those with damage always are.
+struct Allowance {
+    replayed: usize,
+    left: usize,
+    repairs: bool,
+}
+
+impl Allowance {
+    fn of(spec: &Spec) -> Self {
+        let each = spec.points.div_ceil(REPAIRED_ONE_IN);
+        Self { replayed: each, left: each, repairs: spec.target.can_repair() }
+    }
+
+    fn allows(&mut self, interest: Interest, damaged: bool) -> bool {
+        let left = match interest {
+            _ if damaged || !self.repairs => return self.repairs,
+            Interest::None => return false,
+            Interest::Replayed => &mut self.replayed,
+            Interest::Left => &mut self.left,
+        };
+        let allowed = *left > 0;
+        *left = left.saturating_sub(1);
+        allowed
+    }
+}
+
 struct Cutter<'a> {
     spec: &'a Spec,
     disk: &'a Disk,
     place: &'a Place,
     load: &'a dyn Load,
     tear: Tear,
-    repairs: bool,
 }
 
 impl Cutter<'_> {
     /// Brings an image to life and looks it over; one in four after another cut in the midst of its recovery. Gives the
     /// image that was looked over.
-    fn point(&self, mut image: Image, cut: Moment, random: &mut Random) -> (Image, Findings) {
+    fn point(&self, mut image: Image, cut: Moment, random: &mut Random) -> (Image, Interest, Findings) {
         let mut findings = Findings::default();
         if random.one_in(4) {
             self.disk.load(image.clone());
@@ -207,21 +260,43 @@ impl Cutter<'_> {
             if let Err(why) = self.recover() {
                 self.disk.recorded();
                 findings.failed(why);
-                return (image, findings);
+                return (image, Interest::None, findings);
             }
             let events = self.disk.recorded();
             let at = 1 + random.index(events.len().max(1));
             image = Cuts::new(start, &events, self.tear).image(at.min(events.len()), random);
         }
+        let (interest, looked) = self.look_over(&image, false, cut, random);
+        findings.add(looked);
+        (image, interest, findings)
+    }
+
+    /// The same image, repaired: the repair must end well, and nothing may be missing then either.
+    fn repaired(&self, image: &Image, cut: Moment, random: &mut Random) -> Findings {
+        let (_, mut findings) = self.look_over(image, true, cut, random);
+        findings.notes.iter_mut().for_each(|note| note.insert_str(0, "after check --repair: "));
+        findings
+    }
+
+    fn look_over(
+        &self,
+        image: &Image,
+        repair: bool,
+        cut: Moment,
+        random: &mut Random,
+    ) -> (Interest, Findings) {
+        let mut findings = Findings::default();
         self.disk.load(image.clone());
-        if let Err(why) = self.look(cut, random, &mut findings) {
+        let looked = self.look(repair, cut, random, &mut findings);
+        let interest = looked.unwrap_or_else(|why| {
             findings.failed(why);
-        }
+            Interest::None
+        });
         let log = fs::read_to_string(&self.place.log).unwrap_or_default();
         if log.contains("panicked") {
             findings.other(format!("a panic: {}", self.place.said()));
         }
-        (image, findings)
+        (interest, findings)
     }
 
     fn recover(&self) -> Result<(), String> {
@@ -230,13 +305,20 @@ impl Cutter<'_> {
         lower.unmount()
     }
 
-    fn look(&self, cut: Moment, random: &mut Random, findings: &mut Findings) -> Result<(), String> {
+    fn look(
+        &self,
+        repair: bool,
+        cut: Moment,
+        random: &mut Random,
+        findings: &mut Findings,
+    ) -> Result<Interest, String> {
         let target = self.spec.target;
         let lower = self.spec.lower.mount(self.disk, &self.place.lower)?;
-        if self.repairs && random.one_in(8) {
+        if repair {
             target.repair(self.place)?;
         }
         let mounted = target.mount(self.place)?;
+        let interest = self.interest();
         findings.add(self.load.judge(cut, &self.place.mnt));
         if findings.is_empty() {
             change(&self.place.mnt, random).map_err(|e| format!("a change after the recovery: {e}"))?;
@@ -246,7 +328,24 @@ impl Cutter<'_> {
         if findings.is_empty() && target != Target::Gocryptfs {
             target.check(self.place).unwrap_or_else(|why| findings.other(why));
         }
-        lower.unmount()
+        lower.unmount()?;
+        Ok(interest)
+    }
+
+    /// What the mount that was just made found. A mount leaves temporary names to a repair.
+    fn interest(&self) -> Interest {
+        let vault = self.place.vault();
+        let kept = fs::read_dir(vault.join(".envelopefs/lost+found"));
+        let log = fs::read_to_string(&self.place.log).unwrap_or_default();
+        let changed =
+            |line: &str| !line.contains("changes of 0 files") && line.contains("the journal's changes of");
+        if kept.is_ok_and(|mut entries| entries.next().is_some()) || has_temporary(&vault) {
+            Interest::Left
+        } else if log.lines().any(changed) {
+            Interest::Replayed
+        } else {
+            Interest::None
+        }
     }
 
     /// Keeps an image with its keys and what was wrong with it.
@@ -265,6 +364,13 @@ impl Cutter<'_> {
             .unwrap();
         what.write_all(&fs::read(&self.place.log).unwrap_or_default()).unwrap();
     }
+}
+
+fn has_temporary(dir: &Path) -> bool {
+    fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        entry.file_name().to_string_lossy().starts_with(TEMPORARY) || is_dir && has_temporary(&entry.path())
+    })
 }
 
 /// Life goes on after a recovery: some of the files grow and change, a new one is made.

@@ -289,6 +289,16 @@ fn what_was_mended_stays_mended() {
             Op::Fault(0, Work::Change(Change::Write(4061, 36_900, 0)), 1),
             Op::Crash(Some(1_553_883_329_746_573_251), None),
         ],
+        // A page that was right as it stood, so that a replay left it; killed when it had removed the log that named it.
+        vec![
+            write(1, 0, 1),
+            settle(),
+            dies(Change::Zero(0, 4065, false), 6, None, None),
+            Op::Do(1, Work::Change(Change::Zero(0, 4097, false))),
+            Op::Do(0, Work::Change(Change::Punch(4061, 1))),
+            Op::Fault(0, Work::Checkpoint, 8),
+            Op::Crash(None, Some((9, None))),
+        ],
     ];
     for case in cases {
         let mut world = World::with_journal();

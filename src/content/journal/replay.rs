@@ -2,8 +2,8 @@
 //!
 //! Every record says what is true from then on, so the last word on a block, a group or the length counts, however
 //! much of it lies in its place already. A page that was torn while it was overwritten is rebuilt from its image.
-//! A page that is whole, but none of those the records were made for, means that journal and file do not belong
-//! together: then the file is left as it is.
+//! A page that is whole, but none of those the records were made for, nor what they make of it, means that journal and
+//! file do not belong together: then the file is left as it is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, IoSlice};
@@ -586,9 +586,7 @@ impl OneFile<'_> {
             Standing::Inline(tag) => (Some(tag), None),
             Standing::Nothing => (None, None),
         };
-        if !known.born && tag.is_some_and(|tag| !known.expected.contains(&tag)) {
-            return Err(foreign(group));
-        }
+        let foreign_tag = !known.born && tag.is_some_and(|tag| !known.expected.contains(&tag));
         let start = match (&standing_page, known.image) {
             (_, Some(image)) => Some(self.image(group, image)?),
             _ if known.reset => None,
@@ -600,15 +598,20 @@ impl OneFile<'_> {
             entries[*slot] = self.entry(*block, *entry, *source, len)?;
         }
         clear_behind(&mut entries, group, len);
-        let written = known.written.iter().filter(|(slot, (_, entry, _))| entries[**slot] == *entry);
-        plan.blocks.extend(written.map(|(_, (block, _, stretch))| (*block, *stretch)));
         let leader = group.is_leader().then(|| {
             let mut bitmap = start.and_then(|p| p.leader).map_or_else(lone_leader, |l| Box::new(l.bitmap));
             self.set_span(&mut bitmap, group, known, len);
             Leader { bitmap: *bitmap, plain_len: (group.0 == 0).then_some(len) }
         });
         let page = MapPage { group, leader, entries };
-        if standing_page.is_none_or(|standing| standing != page) {
+        let stands = standing_page.is_some_and(|standing| standing == page);
+        // A replay before this one may have left it as it was, and removed the log that said what it had been.
+        if foreign_tag && !stands {
+            return Err(foreign(group));
+        }
+        let written = known.written.iter().filter(|(slot, (_, entry, _))| page.entries[**slot] == *entry);
+        plan.blocks.extend(written.map(|(_, (block, _, stretch))| (*block, *stretch)));
+        if !stands {
             plan.pages.push((group, self.keys.seal_page(&page)));
         }
         Ok(())

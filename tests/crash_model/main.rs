@@ -34,7 +34,7 @@ enum Op {
     Fault(usize, Work, u32),
     /// A clean end and a new beginning.
     Remount,
-    /// The file is closed and opened.
+    /// The file is closed and opened; a time is set meanwhile.
     Reopen(usize),
     /// The process is killed, or the power fails where a seed is given.
     Crash(Option<u64>, Again),
@@ -50,6 +50,10 @@ type Again = Option<(u32, Option<u64>)>;
 enum Work {
     Change(Change),
     Sync,
+    /// Sets the time of the last change, as the kernel does before it syncs.
+    Touch,
+    /// With the time of the last change.
+    SyncAll,
     Checkpoint,
     Settle,
     Unmount,
@@ -92,6 +96,8 @@ fn work() -> impl Strategy<Value = Work> {
     prop_oneof![
         12 => change().prop_map(Work::Change),
         3 => Just(Work::Sync),
+        3 => Just(Work::Touch),
+        3 => Just(Work::SyncAll),
         2 => Just(Work::Checkpoint),
         1 => Just(Work::Settle),
         1 => Just(Work::Unmount),

@@ -41,6 +41,8 @@ struct Bytes {
     clock: usize,
     /// When it was changed last: what is durable, and each one since.
     modified: Vec<Time>,
+    /// How often it was synced by itself.
+    syncs: usize,
 }
 
 impl Bytes {
@@ -302,6 +304,11 @@ pub(crate) struct LowerMem {
 }
 
 impl LowerMem {
+    /// How often it was synced by itself.
+    pub(crate) fn syncs(&self) -> usize {
+        self.bytes.lock().syncs
+    }
+
     /// The bytes, for a change at this moment.
     fn changed(&self) -> parking_lot::MutexGuard<'_, Bytes> {
         let time = self.disk.time();
@@ -354,6 +361,7 @@ impl LowerFile for LowerMem {
         self.disk.charge()?;
         let mut bytes = self.bytes.lock();
         bytes.sync();
+        bytes.syncs += 1;
         if !data_only {
             bytes.sync_modified();
         }

@@ -182,6 +182,28 @@ fn write(file: usize, offset: u64, len: usize) -> Op {
     Op::Do(file, Work::Change(Change::Write(offset, len, 0)))
 }
 
+/// Overwrites, each with its time and an fsync: the lower file is not synced, and a power cut loses neither.
+#[test]
+fn an_fsync_of_overwrites_syncs_the_log_alone() {
+    for seed in 0..40 {
+        let mut world = World::with_journal();
+        let sync = || [Op::Do(0, Work::Touch), Op::Do(0, Work::SyncAll)];
+        let first = [write(0, 0, 100_000), Op::Do(0, Work::Settle), write(0, 0, 4096)];
+        first.into_iter().chain(sync()).for_each(|op| world.apply(&op));
+        let before = world.syncs(0);
+        for at in 0..5 {
+            [write(0, at * 4096, 4096)].into_iter().chain(sync()).for_each(|op| world.apply(&op));
+        }
+        assert_eq!(world.syncs(0), before);
+        if seed % 2 == 1 {
+            // The log has been done with; what came later without it counts.
+            let later = [Op::Do(0, Work::Checkpoint), Op::Reopen(0), Op::Do(0, Work::SyncAll)];
+            later.into_iter().for_each(|op| world.apply(&op));
+        }
+        world.apply(&Op::Crash(Some(seed), None));
+    }
+}
+
 fn set_len(len: u64) -> Op {
     Op::Do(0, Work::Change(Change::SetLen(len)))
 }

@@ -272,6 +272,11 @@ impl World {
         }
     }
 
+    /// How often the lower file was synced by itself.
+    pub(crate) fn syncs(&self, file: usize) -> usize {
+        self.disk.file(file as u64).syncs()
+    }
+
     pub(crate) fn apply(&mut self, op: &Op) {
         if !self.has_journal && !self.stands(op) {
             return;

@@ -73,15 +73,6 @@ impl File {
         Ok(self.keys().seal_page(&MapPage { group, leader, entries }))
     }
 
-    /// Makes what was written to its place durable.
-    pub(super) fn sync_places(&self) -> Result<()> {
-        let _one = self.one_sync();
-        if self.take_unsynced() {
-            self.lower().sync(true).inspect_err(|_| self.mark_unsynced())?;
-        }
-        Ok(())
-    }
-
     /// The pages of the checkpoint, as records.
     pub(super) fn images(&self) -> Vec<Draft> {
         let pending = self.pending();
@@ -131,7 +122,7 @@ impl File {
             lower.write_at(&[IoSlice::new(&record)], 0)?;
         }
         // Not before: a sync of somebody else meanwhile would take it away.
-        self.mark_unsynced();
+        self.mark_places();
         modified.map_or(Ok(()), |time| lower.set_modified(time))?;
         Ok(())
     }
@@ -158,7 +149,18 @@ impl File {
             }
         };
         self.set_overlay(pending.has_overlay());
-        Ok((if pending.is_empty() { pending.keeper.take() } else { None }, cut))
+        Ok((if self.is_done(&pending) { pending.keeper.take() } else { None }, cut))
+    }
+
+    /// Whether a checkpoint has something of the file under way.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.pending().flight.is_some()
+    }
+
+    /// What was kept while the file was pending, if it is not any more; to be dropped as that of `land`.
+    pub(super) fn done(&self) -> Option<Keeper> {
+        let mut pending = self.pending();
+        if self.is_done(&pending) { pending.keeper.take() } else { None }
     }
 
     fn free_space(&self, high: u64, ranges: Vec<(BlockIndex, u64)>) -> Result<bool> {
@@ -172,7 +174,7 @@ impl File {
         let modified = lower.modified()?;
         if longer {
             lower.set_len(end)?;
-            self.mark_unsynced();
+            self.mark_places();
         }
         for (first, blocks) in ranges {
             unless_unsupported(lower.punch(first.disk_start(), blocks * BLOCK_U64))?;

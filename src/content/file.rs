@@ -10,6 +10,7 @@ use super::checkpoint::tag_of;
 use super::groups::{Groups, Loaded};
 use super::journal::{Appended, Journal};
 use super::pending::{Keeper, Pending};
+use super::sync::Unsynced;
 use super::write::{BLOCKS_AT_ONCE, SPAN_PLAIN};
 use super::{ContentError, Fault, Result};
 use crate::crypto::FileKeys;
@@ -71,15 +72,15 @@ pub struct File {
     pending: Mutex<Pending>,
     /// Whether some block may stand in the journal.
     overlay: AtomicBool,
-    /// Whether something was written to its place since the lower file was last synced.
-    unsynced: AtomicBool,
-    one_sync: Mutex<()>,
+    unsynced: Unsynced,
     one_fill: Mutex<()>,
     times: Mutex<()>,
     /// The newest record, for `Journal::sync`.
     ticket: AtomicU64,
     /// The newest generation of the journal that knows where the file is.
     named_in: AtomicU64,
+    /// The newest generation that holds a time of the file which a replay would set; 0: none does.
+    times_in: AtomicU64,
 }
 
 impl std::fmt::Debug for File {
@@ -115,7 +116,13 @@ impl File {
     ) -> Result<Arc<Self>> {
         let file = Self::open(lower, keys)?.linked(link);
         file.journaled.store(true, Ordering::Release);
-        file.unsynced.store(!durable, Ordering::Release);
+        if !durable {
+            file.mark_unsynced();
+        }
+        if let Some(link) = &file.link {
+            // An earlier opening may have left a time in the journal that counts no more: a sync makes that sure.
+            file.ticket.store(link.journal.landed(), Ordering::Release);
+        }
         file.pending().high = file.len();
         Ok(file)
     }
@@ -195,12 +202,12 @@ impl File {
             journaled: AtomicBool::new(false),
             pending: Mutex::default(),
             overlay: AtomicBool::new(false),
-            unsynced: AtomicBool::new(false),
-            one_sync: Mutex::default(),
+            unsynced: Unsynced::default(),
             one_fill: Mutex::default(),
             times: Mutex::default(),
             ticket: AtomicU64::new(0),
             named_in: AtomicU64::new(0),
+            times_in: AtomicU64::new(0),
         }
     }
 
@@ -219,22 +226,6 @@ impl File {
     #[expect(clippy::len_without_is_empty, reason = "a file, not a collection")]
     pub fn len(&self) -> u64 {
         self.plain_len.load(Ordering::Acquire)
-    }
-
-    /// Makes everything written durable.
-    pub fn sync(&self, data_only: bool) -> Result<()> {
-        let Some(link) = &self.link else { return Ok(self.lower().sync(data_only)?) };
-        self.end_of_freshness()?;
-        {
-            let _one = self.one_sync();
-            let unsynced = self.take_unsynced();
-            if unsynced || !data_only {
-                self.lower().sync(data_only).inspect_err(|_| {
-                    self.unsynced.fetch_or(unsynced, Ordering::AcqRel);
-                })?;
-            }
-        }
-        Ok(link.journal.sync(self.ticket.load(Ordering::Acquire))?)
     }
 
     /// From now on the file is changed through its journal.
@@ -268,9 +259,14 @@ impl File {
         self.journaled.load(Ordering::Acquire)
     }
 
-    /// Whether some of the file stands in the journal only.
+    /// Whether some of the file stands in the journal only, or a replay would set a time of it.
     pub fn is_pending(&self) -> bool {
-        self.link.is_some() && !self.pending().is_empty()
+        self.link.is_some() && !self.is_done(&self.pending())
+    }
+
+    /// Whether nothing of the file is waiting for the journal. Whoever must see the times' end takes `pending` after it.
+    pub(super) fn is_done(&self, pending: &Pending) -> bool {
+        pending.is_empty() && self.times_in() == 0
     }
 
     /// Keeps `keeper` until nothing of the file is pending, and asks that this be soon. Gives back what is to be
@@ -279,7 +275,7 @@ impl File {
         let Some(link) = &self.link else { return Some(keeper) };
         let before = {
             let mut pending = self.pending();
-            if pending.is_empty() {
+            if self.is_done(&pending) {
                 return Some(keeper);
             }
             pending.keeper.replace(keeper)
@@ -291,6 +287,7 @@ impl File {
     /// The file has another name now, or none (`gone`): a replay shall find it, or not look for it.
     pub fn moved(&self, gone: bool) {
         let Some(link) = &self.link else { return };
+        self.mark_attributes();
         if !self.is_pending() {
             return;
         }
@@ -331,7 +328,7 @@ impl File {
         let link = self.link.as_ref().ok_or_else(none)?;
         let me = self.me.get().and_then(Weak::upgrade).ok_or_else(none)?;
         let appended = link.journal.append(&me, draft, pages)?;
-        self.ticket.fetch_max(appended.ticket, Ordering::AcqRel);
+        self.raise_ticket(appended.ticket);
         Ok(appended)
     }
 
@@ -358,6 +355,32 @@ impl File {
         self.named_in.store(generation, Ordering::Release);
     }
 
+    /// See the field.
+    pub(super) fn times_in(&self) -> u64 {
+        self.times_in.load(Ordering::Acquire)
+    }
+
+    /// Under the journal's lock.
+    pub(super) fn set_times_in(&self, generation: u64) {
+        self.times_in.store(generation, Ordering::Release);
+    }
+
+    pub(super) fn ticket(&self) -> u64 {
+        self.ticket.load(Ordering::Acquire)
+    }
+
+    pub(super) fn raise_ticket(&self, ticket: u64) {
+        self.ticket.fetch_max(ticket, Ordering::AcqRel);
+    }
+
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
+    }
+
+    pub(super) fn unsynced(&self) -> &Unsynced {
+        &self.unsynced
+    }
+
     pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock()
     }
@@ -373,18 +396,6 @@ impl File {
 
     pub(super) fn one_fill(&self) -> MutexGuard<'_, ()> {
         self.one_fill.lock()
-    }
-
-    pub(super) fn one_sync(&self) -> MutexGuard<'_, ()> {
-        self.one_sync.lock()
-    }
-
-    pub(super) fn mark_unsynced(&self) {
-        self.unsynced.store(true, Ordering::Release);
-    }
-
-    pub(super) fn take_unsynced(&self) -> bool {
-        self.unsynced.swap(false, Ordering::AcqRel)
     }
 
     /// Lengthens the lower file where it is shorter than a file of `len` bytes needs it.

@@ -22,6 +22,7 @@ pub mod salvage;
 mod seek;
 mod space;
 mod span;
+mod sync;
 mod verify;
 mod write;
 

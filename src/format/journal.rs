@@ -112,7 +112,7 @@ impl Header {
             return None;
         }
         let (generation, oldest, salt) = (at.u64()?, at.u64()?, at.array()?);
-        let born_since = (at.u64()?.cast_signed(), u32::try_from(at.u64()?).ok()?);
+        let born_since = at.time()?;
         Some(Self {
             generation,
             oldest,
@@ -254,6 +254,18 @@ pub enum Record<'a> {
         /// When.
         born_since: Time,
     },
+    /// When the file's content changed last, whatever time its lower inode has after a power cut.
+    Times {
+        /// Its id.
+        file: FileId,
+        /// When.
+        modified: Time,
+    },
+    /// The times in this generation's records and older ones are durable in the lower inodes, and count no more.
+    Landed {
+        /// The generation.
+        generation: u64,
+    },
 }
 
 const NAME: u8 = 1;
@@ -262,6 +274,8 @@ const INLINE: u8 = 3;
 const IMAGE: u8 = 4;
 const GONE: u8 = 5;
 const SETTLED: u8 = 6;
+const TIMES: u8 = 7;
+const LANDED: u8 = 8;
 
 /// A record that is being written: [`RECORD_HEAD`] zeros and the body so far.
 #[derive(Debug)]
@@ -372,10 +386,30 @@ impl Draft {
 
     /// See [`Record::Settled`].
     pub fn settled(born_since: Time) -> Self {
-        let mut draft = Self::new(SETTLED, None, 16);
-        draft.bytes.extend_from_slice(&born_since.0.to_le_bytes());
-        draft.bytes.extend_from_slice(&u64::from(born_since.1).to_le_bytes());
+        Self::new(SETTLED, None, 16).with_time(born_since)
+    }
+
+    /// See [`Record::Times`].
+    pub fn times(file: FileId, modified: Time) -> Self {
+        Self::new(TIMES, Some(file), 16).with_time(modified)
+    }
+
+    /// Whether this is a [`Record::Times`].
+    pub fn is_times(&self) -> bool {
+        self.kind == TIMES
+    }
+
+    /// See [`Record::Landed`].
+    pub fn landed(generation: u64) -> Self {
+        let mut draft = Self::new(LANDED, None, 8);
+        draft.bytes.extend_from_slice(&generation.to_le_bytes());
         draft
+    }
+
+    fn with_time(mut self, (seconds, nanos): Time) -> Self {
+        self.bytes.extend_from_slice(&seconds.to_le_bytes());
+        self.bytes.extend_from_slice(&u64::from(nanos).to_le_bytes());
+        self
     }
 }
 
@@ -384,8 +418,10 @@ impl<'a> Record<'a> {
     pub fn decode(kind: u8, record: &'a [u8]) -> Option<Self> {
         let mut at = Cursor(record.get(RECORD_HEAD..)?);
         if kind == SETTLED {
-            let born_since = (at.u64()?.cast_signed(), u32::try_from(at.u64()?).ok()?);
-            return Some(Self::Settled { born_since });
+            return Some(Self::Settled { born_since: at.time()? });
+        }
+        if kind == LANDED {
+            return Some(Self::Landed { generation: at.u64()? });
         }
         let file = FileId(at.array()?);
         Some(match kind {
@@ -406,6 +442,7 @@ impl<'a> Record<'a> {
                 Self::Image { file, as_of, pages: (0..count).map(|_| page()).collect::<Option<_>>()? }
             }
             GONE => Self::Gone { file },
+            TIMES => Self::Times { file, modified: at.time()? },
             _ => return None,
         })
     }
@@ -474,6 +511,10 @@ impl<'a> Cursor<'a> {
 
     fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    fn time(&mut self) -> Option<Time> {
+        Some((self.u64()?.cast_signed(), u32::try_from(self.u64()?).ok()?))
     }
 }
 
@@ -560,6 +601,8 @@ mod tests {
             ),
             (Draft::gone(file), Record::Gone { file }),
             (Draft::settled((1, 2)), Record::Settled { born_since: (1, 2) }),
+            (Draft::times(file, (-3, 4)), Record::Times { file, modified: (-3, 4) }),
+            (Draft::landed(5), Record::Landed { generation: 5 }),
         ] {
             let (kind, bytes) = closed(draft);
             assert_eq!(Record::decode(kind, &bytes), Some(record));
@@ -572,7 +615,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn noise_never_panics(kind in 0..8u8, bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600)) {
+        fn noise_never_panics(kind in 0..10u8, bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600)) {
             let _ = Record::decode(kind, &bytes);
             let _ = RecordHead::decode(&bytes);
             let _ = Header::decode(&bytes);

@@ -68,12 +68,14 @@ impl Fs {
         if set.uid.is_some() || set.gid.is_some() {
             // The lower kernel drops set-id bits here; capabilities it does not know.
             entry::chown(&anchor, set.uid, set.gid)?;
+            inode.attributes_changed();
             self.drop_capabilities(&inode, &anchor)?;
         }
         if let Some(mode) = set.mode {
             access::chmod(&anchor, mode)?;
             if let Some(file) = inode.open.lock().file() {
                 file.unprivileged.store(false, Ordering::Release);
+                file.content.mark_attributes();
             }
         }
         if let Some(len) = set.size {
@@ -87,6 +89,12 @@ impl Fs {
                 // The file has its new length, whatever happens; its time is the lower filesystem's then.
                 Err(e) if set.size.is_some() => log::warn!("inode {ino}: its times were not set: {e}"),
                 other => other?,
+            }
+            if set.atime.is_some() {
+                inode.attributes_changed();
+            }
+            if set.mtime.is_some() {
+                inode.modified();
             }
         }
         let stat = stat::stat_fd(&anchor)?;
@@ -102,6 +110,7 @@ impl Fs {
             // Nothing was written below, but a truncate marks the time whatever it did.
             let _still = held.file.content.hold_times();
             entry::set_times(&lower.0, NewTime::Keep, NewTime::Now)?;
+            held.file.content.mark_modified();
         }
         if caller.uid != 0 {
             self.drop_privileges(inode, &lower.0)?;
@@ -112,6 +121,7 @@ impl Fs {
     /// Drops set-id bits and capabilities, as a change of content by an ordinary user does.
     pub(super) fn drop_privileges(&self, inode: &Inode, fd: impl AsFd) -> Result<()> {
         fresh::drop_set_id(&fd)?;
+        inode.attributes_changed();
         self.drop_capabilities(inode, fd)
     }
 }

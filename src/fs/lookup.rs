@@ -83,6 +83,7 @@ impl Fs {
             self.drop_sidecar(&dir, &name);
             return Err(e.into());
         }
+        inode.attributes_changed();
         self.enter(&above, &dir, &name.lower).inspect_err(|_| {
             let _ = entry::unlink(&*dir, &name.lower);
             self.drop_sidecar(&dir, &name);

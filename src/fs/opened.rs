@@ -169,6 +169,22 @@ impl Drop for Held {
     }
 }
 
+impl Inode {
+    /// The lower inode's attributes were changed. Called behind the change: whoever opens the file later looks for himself.
+    pub(super) fn attributes_changed(&self) {
+        if let Some(file) = self.open.lock().file() {
+            file.content.mark_attributes();
+        }
+    }
+
+    /// As `attributes_changed`, for the time of the last change.
+    pub(super) fn modified(&self) {
+        if let Some(file) = self.open.lock().file() {
+            file.content.mark_modified();
+        }
+    }
+}
+
 impl AsFd for Anchor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {

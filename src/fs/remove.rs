@@ -89,10 +89,11 @@ impl Fs {
     pub(super) fn left(&self, leaving: &Leaving, above: &Inode, lower: &str) {
         let ino = self.ino_of(leaving.stat.ino);
         self.table.moved((ino, &leaving.stat), (above, lower), None);
-        if leaving.stat.nlink == 1
-            && let Some(file) = leaving.inode.as_ref().and_then(|i| i.open.lock().file().cloned())
-        {
-            file.content.moved(true);
+        if let Some(file) = leaving.inode.as_ref().and_then(|i| i.open.lock().file().cloned()) {
+            file.content.mark_attributes();
+            if leaving.stat.nlink == 1 {
+                file.content.moved(true);
+            }
         }
         if leaving.stat.nlink > 1 && leaving.stat.kind() != S_IFDIR {
             self.stays(leaving);

@@ -73,7 +73,9 @@ impl Fs {
         }
         let flags = flags.cast_unsigned();
         if let Kept::Plain(name) = kind {
-            return Ok(xattr::set(self.anchor(&inode)?, name, value, flags)?);
+            xattr::set(self.anchor(&inode)?, name, value, flags)?;
+            inode.attributes_changed();
+            return Ok(());
         }
         if !inode.keeps_xattrs() {
             return Err(if name.starts_with(b"user.") { Errno::PERM } else { Errno::OPNOTSUPP }.into());
@@ -81,6 +83,7 @@ impl Fs {
         let anchor = self.anchor(&inode)?;
         let key = self.xattr_key(&inode, &anchor)?;
         xattr::set(&anchor, &key.encode_name(name), &key.encode_value(name, value), flags)?;
+        inode.attributes_changed();
         if let Some(file) = inode.open.lock().file().filter(|_| name == CAPABILITY) {
             file.unprivileged.store(false, Ordering::Release);
         }
@@ -131,7 +134,9 @@ impl Fs {
         self.changeable()?;
         let inode = self.inode(ino)?;
         if let Kept::Plain(name) = kept(name)? {
-            return Ok(xattr::remove(self.anchor(&inode)?, name)?);
+            xattr::remove(self.anchor(&inode)?, name)?;
+            inode.attributes_changed();
+            return Ok(());
         }
         if !inode.keeps_xattrs() {
             return Err(if name.starts_with(b"user.") { Errno::PERM } else { Errno::NODATA }.into());
@@ -141,7 +146,9 @@ impl Fs {
             return Err(Errno::NODATA.into());
         }
         let key = self.xattr_key(&inode, &anchor)?;
-        Ok(xattr::remove(&anchor, &key.encode_name(name))?)
+        xattr::remove(&anchor, &key.encode_name(name))?;
+        inode.attributes_changed();
+        Ok(())
     }
 
     /// Drops file capabilities.
@@ -151,7 +158,11 @@ impl Fs {
         }
         let key = XattrKey::derive(self.keyring.vault_key(), &self.header(&fd)?.file_id.0);
         match xattr::remove(&fd, &key.encode_name(CAPABILITY)) {
-            Ok(()) | Err(Errno::NODATA) => Ok(()),
+            Ok(()) => {
+                inode.attributes_changed();
+                Ok(())
+            }
+            Err(Errno::NODATA) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }

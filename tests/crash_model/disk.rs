@@ -39,6 +39,10 @@ struct Bytes {
     /// Length after each change of it since the last sync, with its instant.
     lengths: Vec<(usize, usize)>,
     clock: usize,
+    /// When it was changed last: what is durable, and each one since.
+    modified: Vec<Time>,
+    /// How often it was synced by itself.
+    syncs: usize,
 }
 
 impl Bytes {
@@ -110,8 +114,19 @@ impl Bytes {
         self.clock = 0;
     }
 
+    fn modified(&self) -> Time {
+        self.modified.last().copied().unwrap_or_default()
+    }
+
+    fn sync_modified(&mut self) {
+        self.modified = vec![self.modified()];
+    }
+
     /// As after a power cut.
     fn cut(&mut self, chance: &mut Chance) {
+        if !self.modified.is_empty() {
+            self.modified = vec![self.modified[chance.below(self.modified.len())]];
+        }
         let instant = match chance.below(4) {
             0 => 0,
             1 => self.clock,
@@ -331,6 +346,25 @@ impl LowerMem {
     }
 }
 
+impl LowerMem {
+    /// How often it was synced by itself.
+    pub(crate) fn syncs(&self) -> usize {
+        self.bytes.lock().syncs
+    }
+
+    /// The bytes, for a change at this moment.
+    fn changed(&self) -> parking_lot::MutexGuard<'_, Bytes> {
+        let time = self.disk.time();
+        let mut bytes = self.bytes.lock();
+        // A disk remembers a few.
+        if bytes.modified.len() > 64 {
+            bytes.modified.drain(1..32);
+        }
+        bytes.modified.push(time);
+        bytes
+    }
+}
+
 impl LowerFile for LowerMem {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let bytes = self.bytes.lock();
@@ -343,7 +377,7 @@ impl LowerFile for LowerMem {
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.interrupt();
         self.disk.charge()?;
-        self.bytes.lock().write(bufs, offset as usize);
+        self.changed().write(bufs, offset as usize);
         Ok(())
     }
 
@@ -353,7 +387,7 @@ impl LowerFile for LowerMem {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.disk.charge()?;
-        self.bytes.lock().set_len(len as usize);
+        self.changed().set_len(len as usize);
         Ok(())
     }
 
@@ -363,14 +397,29 @@ impl LowerFile for LowerMem {
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         self.disk.charge()?;
-        self.bytes.lock().punch(offset as usize, len as usize);
+        self.changed().punch(offset as usize, len as usize);
         Ok(())
     }
 
-    fn sync(&self, _data_only: bool) -> io::Result<()> {
+    fn sync(&self, data_only: bool) -> io::Result<()> {
         self.interrupt();
         self.disk.charge()?;
-        self.bytes.lock().sync();
+        let mut bytes = self.bytes.lock();
+        bytes.sync();
+        bytes.syncs += 1;
+        if !data_only {
+            bytes.sync_modified();
+        }
+        Ok(())
+    }
+
+    fn modified(&self) -> io::Result<Option<Time>> {
+        Ok(Some(self.bytes.lock().modified()))
+    }
+
+    fn set_modified(&self, time: Time) -> io::Result<()> {
+        self.disk.charge()?;
+        self.bytes.lock().modified.push(time);
         Ok(())
     }
 }
@@ -409,7 +458,11 @@ impl JournalStore for Logs {
     fn sync_all(&self) -> io::Result<()> {
         self.0.charge()?;
         self.0.0.removed.lock().clear();
-        self.0.0.files.lock().values().for_each(|bytes| bytes.lock().sync());
+        for bytes in self.0.0.files.lock().values() {
+            let mut bytes = bytes.lock();
+            bytes.sync();
+            bytes.sync_modified();
+        }
         Ok(())
     }
 

@@ -39,6 +39,8 @@ struct One {
     born: Time,
     /// Whether it was durable at some time: until then it may vanish.
     lasting: bool,
+    /// The time of the last change that a sync promised.
+    modified: Time,
 }
 
 pub(crate) struct World {
@@ -122,8 +124,13 @@ impl World {
             Some(link) => File::create_linked(lower, keys(file), link).unwrap(),
             None => Arc::new(File::create(lower, keys(file)).unwrap()),
         };
-        let one =
-            One { content: Some(content), model: Model::default(), born: self.disk.time(), lasting: false };
+        let one = One {
+            content: Some(content),
+            model: Model::default(),
+            born: self.disk.time(),
+            lasting: false,
+            modified: Time::default(),
+        };
         match self.files.get_mut(file) {
             Some(place) => *place = one,
             None => self.files.push(one),
@@ -165,9 +172,19 @@ impl World {
     }
 
     fn work(&self, file: usize, work: &Work) -> Result<(), ContentError> {
+        let content = self.content(file);
         match work {
-            Work::Change(it) => change(self.content(file), it),
-            Work::Sync => self.content(file).sync(true),
+            Work::Change(it) => change(content, it),
+            Work::Sync => content.sync(true),
+            Work::SyncAll => content.sync(false),
+            Work::Touch => {
+                {
+                    let _still = content.hold_times();
+                    self.disk.file(file as u64).set_modified(self.disk.time())?;
+                }
+                content.mark_modified();
+                Ok(())
+            }
             Work::Checkpoint => Ok(self.journal.as_ref().map_or(Ok(()), |j| j.checkpoint())?),
             Work::Settle => Ok(self.journal.as_ref().map_or(Ok(()), |j| j.settle())?),
             Work::Unmount => Ok(self.journal.as_ref().map_or(Ok(()), |j| j.close())?),
@@ -178,13 +195,16 @@ impl World {
     fn promised(&mut self, file: usize, work: &Work) {
         for (at, one) in self.files.iter_mut().enumerate() {
             let durable = match work {
-                Work::Change(_) | Work::Checkpoint => false,
-                Work::Sync => at == file,
+                Work::Change(_) | Work::Checkpoint | Work::Touch => false,
+                Work::Sync | Work::SyncAll => at == file,
                 Work::Settle | Work::Unmount => self.has_journal,
             };
             if durable {
                 one.model.synced();
                 one.lasting = true;
+                if matches!(work, Work::SyncAll) {
+                    one.modified = self.disk.file(at as u64).modified().unwrap().unwrap();
+                }
             }
         }
     }
@@ -231,6 +251,12 @@ impl World {
     /// Compares every file; `during`: one that was being changed.
     fn compare(&mut self, failed: bool, during: Option<usize>) {
         for file in 0..self.files.len() {
+            let modified = self.disk.file(file as u64).modified().unwrap().unwrap();
+            let promised = self.files[file].modified;
+            assert!(
+                modified >= promised,
+                "file {file}: changed at {modified:?}, a sync promised {promised:?}"
+            );
             let opened = self.open(file);
             let found = opened.and_then(|content| {
                 self.files[file].content = Some(content);
@@ -257,6 +283,11 @@ impl World {
                 one.model.found(found);
             }
         }
+    }
+
+    /// How often the lower file was synced by itself.
+    pub(crate) fn syncs(&self, file: usize) -> usize {
+        self.disk.file(file as u64).syncs()
     }
 
     pub(crate) fn apply(&mut self, op: &Op) {
@@ -305,6 +336,7 @@ impl World {
             Op::Reopen(file) => {
                 if !self.content(*file).is_pending() {
                     self.files[*file].content = None;
+                    self.disk.file(*file as u64).set_modified(self.disk.time()).unwrap();
                     self.files[*file].content = Some(self.open(*file).unwrap());
                 }
                 assert!(

@@ -1,6 +1,7 @@
 //! One log: a header, records one behind the other.
 
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::crypto::journal::HEADER_SEQUENCE;
 use crate::crypto::{JournalKey, JournalRoot, random};
@@ -18,7 +19,14 @@ pub(in crate::content) struct Log {
     /// Its header.
     pub(in crate::content) header: Header,
     key: JournalKey,
+    /// Length of the file: what lies within can be made durable without a change of the file's metadata.
+    len: AtomicU64,
 }
+
+/// Zeros written behind a record that lengthens the file, so that the next ones do not.
+const AHEAD: usize = 1 << 20;
+/// From so many bytes on, a record does not care.
+const LONG: usize = 64 << 10;
 
 /// Where the next record goes.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +55,8 @@ impl Log {
         let tag = key.sign(HEADER_SEQUENCE, &bytes);
         put_tag(&mut bytes, HEADER_TAG_AT, &tag);
         file.write_at(&[IoSlice::new(&bytes)], 0)?;
-        Ok(Self { file, slot, header, key })
+        let len = AtomicU64::new(file.len()?);
+        Ok(Self { file, slot, header, key, len })
     }
 
     /// A log that is there; `None` where its header is missing, torn or another vault's.
@@ -65,7 +74,8 @@ impl Log {
         put_tag(&mut bytes, HEADER_TAG_AT, &[0; 16]);
         let key = root.key(&header.salt);
         let authentic = key.verify(HEADER_SEQUENCE, &bytes, &tag);
-        Ok(authentic.then_some(Self { file, slot, header, key }))
+        let len = AtomicU64::new(file.len()?);
+        Ok(authentic.then_some(Self { file, slot, header, key, len }))
     }
 
     /// Appends a record; gives where it begins. After an error the tail stays, and the next record takes its place.
@@ -73,10 +83,29 @@ impl Log {
         close_record(&mut draft.bytes, draft.kind, tail.sequence);
         let tag = self.key.sign(tail.sequence, &draft.bytes);
         put_tag(&mut draft.bytes, RECORD_TAG_AT, &tag);
-        self.file.write_at(&[IoSlice::new(&draft.bytes)], tail.end)?;
+        self.write(&draft.bytes, tail.end)?;
         let at = tail.end;
         *tail = Tail { end: at + draft.bytes.len() as u64, sequence: tail.sequence + 1 };
         Ok(at)
+    }
+
+    fn write(&self, record: &[u8], at: u64) -> io::Result<()> {
+        let end = at + record.len() as u64;
+        if end > self.len.load(Ordering::Relaxed) && record.len() < LONG {
+            let zeros = vec![0; AHEAD];
+            match self.file.write_at(&[IoSlice::new(record), IoSlice::new(&zeros)], at) {
+                Ok(()) => {
+                    self.len.store(end + AHEAD as u64, Ordering::Relaxed);
+                    return Ok(());
+                }
+                // There may be room for the record.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.file.write_at(&[IoSlice::new(record)], at)?;
+        self.len.fetch_max(end, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The record at the tail; `None` where the log ends.

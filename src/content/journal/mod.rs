@@ -103,6 +103,8 @@ struct State {
     fresh: Vec<Weak<File>>,
     /// When something was made that `fresh` or a closed file holds.
     made: Option<Instant>,
+    /// Count of records up to the last that says which times count no more.
+    landed: u64,
     /// When to checkpoint.
     due: Option<Instant>,
     started: bool,
@@ -181,6 +183,7 @@ impl Journal {
             appended: 0,
             fresh: Vec::new(),
             made: None,
+            landed: 0,
             due: None,
             started: false,
             stop: false,
@@ -209,6 +212,11 @@ impl Journal {
     pub(super) fn position(&self) -> (u64, u64) {
         let active = &self.state.lock().active;
         (active.log.header.generation, active.tail.sequence - 1)
+    }
+
+    /// What [`Self::sync`] must make durable so that times in logs which are done with count no more.
+    pub(super) fn landed(&self) -> u64 {
+        self.state.lock().landed
     }
 
     /// Notes a file that was just made.
@@ -246,7 +254,11 @@ impl Journal {
                 state.active.files.insert(identity(file), Arc::clone(file));
                 file.set_named_in(state.active.log.header.generation);
             }
+            let is_times = draft.is_times();
             let at = state.write(draft)?;
+            if is_times {
+                file.set_times_in(state.active.log.header.generation);
+            }
             state.active.pages += pages;
             let appended = Appended { log: Arc::clone(&state.active.log), at, ticket: state.appended };
             let full = self.is_full(&state);
@@ -354,6 +366,7 @@ impl Journal {
             Arc::clone(&state.active.log)
         };
         let next = self.begin_next(active.header.generation)?;
+        let appended = self.state.lock().appended;
         if !self.unordered {
             active.sync()?;
         }
@@ -361,7 +374,7 @@ impl Journal {
         {
             let mut state = self.state.lock();
             // Records of the next log must not outlive those before them. What came since the line above is little.
-            if !self.unordered {
+            if !self.unordered && state.appended != appended {
                 state.active.log.sync()?;
             }
             self.switch(&mut state, next);
@@ -411,26 +424,27 @@ impl Journal {
 
     /// Checkpoints the files of the old log, then gives its space back.
     fn checkpoint_old(&self) -> io::Result<()> {
-        let (files, old_log) = {
+        let (files, generation) = {
             let state = self.state.lock();
             let Some(old) = &state.old else { return Ok(()) };
-            (old.files.values().cloned().collect::<Vec<_>>(), Arc::clone(&old.log))
+            (old.files.values().cloned().collect::<Vec<_>>(), old.log.header.generation)
         };
-        if !self.unordered {
-            old_log.sync()?;
-        }
-        drop(old_log);
         let mut failed = None;
         for batch in files.chunks(BATCH) {
             if let Err(e) = self.checkpoint_files(batch) {
                 failed.get_or_insert(e);
             }
         }
-        drop(files);
         if let Some(e) = failed {
             return Err(e);
         }
-        let old = self.state.lock().old.take();
+        let old = {
+            let mut state = self.state.lock();
+            state.end_times(generation, &files)?;
+            state.old.take()
+        };
+        files.iter().for_each(|file| drop(file.done()));
+        drop(files);
         if let Some(Generation { log, .. }) = old {
             match Arc::try_unwrap(log) {
                 Ok(log) => self.state.lock().spare.push(log.into_file()),
@@ -444,6 +458,7 @@ impl Journal {
     fn checkpoint_files(&self, files: &[Arc<File>]) -> io::Result<()> {
         let many = files.len() > SYNC_ALL_FROM;
         let sync = |file: &Arc<File>| if many || self.unordered { Ok(()) } else { file.sync_places() };
+        let sync_all = |file: &Arc<File>| if many || self.unordered { Ok(()) } else { file.sync_filled() };
         let mut failed = None;
         let mut step = |files: &mut Vec<&Arc<File>>, work: &dyn Fn(&Arc<File>) -> Result<bool>| {
             files.retain(|file| match work(file) {
@@ -457,6 +472,10 @@ impl Journal {
         };
         let mut left: Vec<_> = files.iter().collect();
         step(&mut left, &|file| file.snapshot());
+        // Files of which the log has nothing else are synced for their times.
+        let mut rest: Vec<_> =
+            files.iter().filter(|file| file.times_in() != 0 && !file.is_in_flight()).collect();
+        step(&mut rest, &|file| sync_all(file).map(|()| true));
         step(&mut left, &|file| sync(file).map(|()| true));
         if many && !self.unordered {
             self.store.sync_all()?;
@@ -470,7 +489,7 @@ impl Journal {
             log.sync()?;
         }
         step(&mut left, &|file| file.fill_places().map(|()| true));
-        step(&mut left, &|file| sync(file).map(|()| true));
+        step(&mut left, &|file| sync_all(file).map(|()| true));
         if many && !self.unordered {
             self.store.sync_all()?;
         }
@@ -479,7 +498,7 @@ impl Journal {
         if left.len() > SYNC_ALL_FROM && !self.unordered {
             self.store.sync_all()?;
         } else if !self.unordered {
-            step(&mut left, &|file| file.sync_places().map(|()| true));
+            step(&mut left, &|file| file.sync_filled().map(|()| true));
         }
         match failed {
             None => Ok(()),
@@ -616,5 +635,21 @@ impl State {
         let at = self.active.log.append(&mut self.active.tail, draft)?;
         self.appended += 1;
         Ok(at)
+    }
+
+    /// Times of files in logs up to `generation` are durable where they belong.
+    fn end_times(&mut self, generation: u64, files: &[Arc<File>]) -> io::Result<()> {
+        let ended = |file: &&Arc<File>| (1..=generation).contains(&file.times_in());
+        if !files.iter().any(|file| ended(&file)) {
+            return Ok(());
+        }
+        self.write(Draft::landed(generation))?;
+        self.landed = self.appended;
+        for file in files.iter().filter(ended) {
+            // In this order: whoever sees no time any more waits for the record.
+            file.raise_ticket(self.appended);
+            file.set_times_in(0);
+        }
+        Ok(())
     }
 }

@@ -84,6 +84,14 @@ struct History {
     gone: bool,
     /// By generation and sequence number.
     steps: Vec<((u64, u64), Step)>,
+    /// When it was changed last, and the generation that says so.
+    modified: Option<(u64, Time)>,
+}
+
+impl History {
+    fn says_something(&self) -> bool {
+        !self.steps.is_empty() || self.modified.is_some()
+    }
 }
 
 /// A stretch of a log.
@@ -202,6 +210,13 @@ impl Replay {
                     history.paths.insert(0, path.to_vec());
                 }
             }
+            Record::Times { file, modified } => {
+                self.files.entry(file).or_default().modified = Some((order.0, modified));
+            }
+            Record::Landed { generation } => {
+                let files = self.files.values_mut();
+                files.for_each(|h| h.modified = h.modified.filter(|(g, _)| *g > generation));
+            }
             Record::Gone { file } => self.files.entry(file).or_default().gone = true,
             Record::Inline { file, base, sealed } => {
                 let step = Step::Inline { base, tag: tag_of(sealed), sealed: stretch(sealed) };
@@ -252,7 +267,11 @@ impl Replay {
         files.iter_mut().for_each(|(_, history)| history.steps.sort_by_key(|(order, _)| *order));
         let all = files.len();
         let mut images = None;
-        if files.iter().any(|(_, history)| !history.steps.is_empty()) {
+        if self.suspects_since().is_none() {
+            // The lower inodes have newer ones.
+            files.iter_mut().for_each(|(_, history)| history.modified = None);
+        }
+        if files.iter().any(|(_, history)| history.says_something()) {
             // The images speak for blocks and records that may be in the page cache alone.
             self.store.sync_all()?;
             let (log, mut tail) = self.begin()?;
@@ -309,7 +328,7 @@ impl Replay {
         replayed: &mut Replayed,
     ) -> io::Result<()> {
         let mut plans = Vec::new();
-        for (id, history) in batch.iter().filter(|(_, h)| !h.steps.is_empty()) {
+        for (id, history) in batch.iter().filter(|(_, h)| h.says_something()) {
             let (lower, keys, fresh) = match finder.find(id, history.inode, &history.paths, history.gone) {
                 Found::File(lower, keys, fresh) => (lower, keys, fresh),
                 Found::Missing => {
@@ -357,7 +376,8 @@ struct OneFile<'a> {
 /// What is to be written.
 #[derive(Default)]
 struct Plan {
-    len: u64,
+    /// The plaintext's; `None`: as it is.
+    len: Option<u64>,
     blocks: Vec<(BlockIndex, Stretch)>,
     pages: Vec<(GroupIndex, Box<[u8; MAP_PAGE]>)>,
     inline: Option<Stretch>,
@@ -526,6 +546,9 @@ impl OneFile<'_> {
 
     /// Works out what must be written so that the file is what the records say.
     fn plan(&self) -> Result<Plan> {
+        if self.history.steps.is_empty() {
+            return Ok(Plan { len: None, ..Plan::default() });
+        }
         let outcome = Outcome::of(self.history);
         if let Some(sealed) = outcome.inline {
             return self.plan_inline(&outcome, sealed);
@@ -540,7 +563,7 @@ impl OneFile<'_> {
             Some(len) => len,
             None => self.imaged_length(&outcome)?,
         };
-        let mut plan = Plan { len, ..Plan::default() };
+        let mut plan = Plan { len: Some(len), ..Plan::default() };
         let end = groups_in(len);
         // Leaders last, group 0 the very last: the file is never longer than what stands in it.
         let (leaders, ordinary): (Vec<_>, Vec<_>) =
@@ -573,7 +596,7 @@ impl OneFile<'_> {
     }
 
     fn inline_plan(&self, sealed: Stretch) -> Plan {
-        Plan { len: (sealed.len - INLINE_HEAD) as u64, inline: Some(sealed), ..Plan::default() }
+        Plan { len: Some((sealed.len - INLINE_HEAD) as u64), inline: Some(sealed), ..Plan::default() }
     }
 
     fn plan_group(&self, group: GroupIndex, known: &Group, len: u64, plan: &mut Plan) -> Result<()> {
@@ -646,7 +669,10 @@ impl OneFile<'_> {
 
     /// Writes what was planned.
     fn fill(&self, plan: &Plan) -> io::Result<()> {
-        let modified = self.lower.modified()?;
+        let modified = match self.history.modified {
+            Some((_, time)) => Some(time),
+            None => self.lower.modified()?,
+        };
         if let Some(sealed) = plan.inline {
             self.lower.write_at(&[IoSlice::new(&self.log_bytes(sealed)?)], 0)?;
         }
@@ -656,8 +682,9 @@ impl OneFile<'_> {
         for (group, page) in &plan.pages {
             self.lower.write_at(&[IoSlice::new(&page[..])], group.disk_start())?;
         }
-        let len = disk_len(plan.len);
-        if self.lower.len()? != len {
+        if let Some(len) = plan.len.map(disk_len)
+            && self.lower.len()? != len
+        {
             self.lower.set_len(len)?;
         }
         modified.map_or(Ok(()), |time| self.lower.set_modified(time))

@@ -245,7 +245,9 @@ impl Worker for FileLoad {
         read(&path).and_then(|found| found.ok_or("is gone".to_owned())).and_then(|found| {
             let habit = self.habit;
             let mine = |block| !matches!(habit, Habit::Stripe(which) if block % 2 != which);
-            let checked = self.versions.check(&found, BLOCK, mine);
+            // The kernel may send a page to the daemon while `write` changes it.
+            let grain = if self.direct { BLOCK } else { 1 };
+            let checked = self.versions.check(&found, grain, mine);
             self.versions = Versions::of(found);
             checked
         })

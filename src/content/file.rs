@@ -177,7 +177,7 @@ impl File {
         let len = leader.plain_len.ok_or_else(|| fault("group 0 has no length".into()))?;
         let file = Self::with(lower, keys, Form::Grouped, len);
         file.groups.set_bitmap(first, Box::new(leader.bitmap));
-        *file.groups.write(first) = Some(Loaded { entries: page.entries, tag });
+        *file.groups.write(first) = Some(Loaded { entries: page.entries, tag, stale: 0 });
         Ok(file)
     }
 

@@ -25,6 +25,7 @@ mod ends;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 mod files;
+mod full;
 mod heavy;
 mod kills;
 #[cfg(target_arch = "x86_64")]

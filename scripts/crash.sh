@@ -75,6 +75,12 @@ if wanted faults; then
   test_of kill faults::a_failing_call_does_no_harm_in_full "$log" EFS_FAULT_EVERY="$(full 1 20)" || status=1
   figure=$(sed -n 's/^fault injection: //p' "$log")
   row "fault injection" "${figure:-none}" "$(verdict test "$status" = 0)"
+  for name in mounting mounting_elsewhere unmounting; do
+    status=0
+    test_of kill "ends::a_call_that_fails_while_${name}_does_no_harm_in_full" "$log" EFS_FAULT_EVERY="$(full 1 20)" || status=1
+    figure=$(sed -n 's/^fault injection, [^:]*: //p' "$log")
+    row "fault injection, ${name//_/ }" "${figure:-none}" "$(verdict test "$status" = 0)"
+  done
 fi
 if wanted load; then
   say "load"

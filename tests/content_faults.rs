@@ -497,3 +497,19 @@ fn a_file_that_was_opened_again_is_brought_home_too() {
     let file = File::open(Box::new(lower), keys()).unwrap();
     assert_eq!((file.read(0, &mut found).unwrap(), &found), (5, b"three"));
 }
+
+/// A journal that is let go without an end, changes in it: its files go with it, and the keys they hold.
+#[test]
+fn a_journal_that_is_dropped_lets_go_of_its_files() {
+    let disk = FullDisk::new(libc::EIO);
+    drop(File::create(Box::new(disk.clone()), keys()).unwrap());
+    let journal = journal(&disk);
+    let link = Link { journal: journal.clone(), id: FileId([5; 12]), place: Box::new(LowerPlace::default) };
+    let file = File::open_linked(Box::new(disk.clone()), keys(), link, true).unwrap();
+    file.write(0, b"stays in the journal").unwrap();
+    let watched = Arc::downgrade(&file);
+    drop(file);
+    assert!(watched.upgrade().is_some(), "the journal holds what it has changes of");
+    drop(journal);
+    assert!(watched.upgrade().is_none(), "nobody holds the file");
+}

@@ -89,7 +89,7 @@ struct Replayed {
 /// Brings what stands in the journal to its places, before anything else is looked at.
 fn replay_journal(top: &Path, keyring: &Keyring) -> Result<Replayed, FsError> {
     let fd = std::fs::File::open(top).map_err(FsError::Replay)?;
-    let Some(fs::Recovered { replayed, fresh }) = fs::replay(&fd, keyring)? else {
+    let Some(fs::Recovered { replayed, fresh }) = fs::replay(&fd, keyring, true)? else {
         return Ok(Replayed::default());
     };
     let lower = [VAULT_DIR, JOURNAL_DIR].iter().collect();

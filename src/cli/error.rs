@@ -123,6 +123,7 @@ impl CliError {
             Self::Vault(OpenError::Config { source: ConfigError::Newer { .. }, .. }) => return None,
             Self::Vault(OpenError::Config { .. }) => "Restore the file from a backup you trust.".into(),
             Self::Vault(OpenError::Key(e)) | Self::Key(e) | Self::Top(_, FsError::Key(e)) => return key_advice(e),
+            Self::Top(dir, FsError::Replay(e)) => return Some(replay_advice(dir, e)),
             Self::InUse(dir) => format!(
                 "See where it is mounted: findmnt -S {}\nSeveral mounts at once, of several hosts, need --shared.",
                 dir.display()
@@ -168,6 +169,17 @@ fn vault_exit(e: &OpenError) -> Exit {
         OpenError::Key(e) => key_exit(e),
         OpenError::Io { .. } => Exit::Failure,
     }
+}
+
+fn replay_advice(dir: &Path, e: &io::Error) -> String {
+    if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return "Free space on the vault's filesystem, then mount again. To read it as it is meanwhile: -o ro".into();
+    }
+    format!(
+        "Mount again when the disk is well. To bring in what can be, the rest put aside in .envelopefs/lost+found:\n\
+         envelopefs check --repair {}",
+        dir.display()
+    )
 }
 
 pub(super) fn key_exit(e: &KeyError) -> Exit {

@@ -39,6 +39,10 @@ pub(super) enum SandboxError {
     Landlock(#[from] RulesetError),
     #[error("landlock: {0}: {1}")]
     Path(PathBuf, landlock::PathFdError),
+    #[error("landlock: {0}: {1}")]
+    Rule(PathBuf, RulesetError),
+    #[error("landlock: {0}: {1}")]
+    Look(PathBuf, std::io::Error),
     #[error("seccomp: {0}")]
     Filter(#[from] seccompiler::BackendError),
     #[error("seccomp: {0}")]
@@ -75,7 +79,8 @@ fn landlock(writable: &[&Path], readable: &[&Path]) -> Result<RestrictionStatus,
     for (paths, access) in [(writable, files), (readable, AccessFs::ReadFile | AccessFs::ReadDir)] {
         for path in paths {
             let fd = PathFd::new(path).map_err(|e| SandboxError::Path(path.to_path_buf(), e))?;
-            rules = rules.add_rule(PathBeneath::new(fd, fitting(path, access)))?;
+            let rule = PathBeneath::new(fd, fitting(path, access)?);
+            rules = rules.add_rule(rule).map_err(|e| SandboxError::Rule(path.to_path_buf(), e))?;
         }
     }
     // Each event loop opens the device anew and joins the mount by an ioctl.
@@ -86,6 +91,10 @@ fn landlock(writable: &[&Path], readable: &[&Path]) -> Result<RestrictionStatus,
 }
 
 /// A rule on a file may only speak of file rights.
-fn fitting(path: &Path, access: landlock::BitFlags<AccessFs>) -> landlock::BitFlags<AccessFs> {
-    if path.is_dir() { access } else { access & AccessFs::from_file(NEWEST) }
+fn fitting(
+    path: &Path,
+    access: landlock::BitFlags<AccessFs>,
+) -> Result<landlock::BitFlags<AccessFs>, SandboxError> {
+    let found = path.metadata().map_err(|e| SandboxError::Look(path.to_owned(), e))?;
+    Ok(if found.is_dir() { access } else { access & AccessFs::from_file(NEWEST) })
 }

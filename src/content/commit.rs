@@ -171,6 +171,7 @@ impl<'f> Change<'f> {
     }
 
     fn make_true(&mut self) {
+        self.held.values_mut().filter_map(|guard| guard.as_mut()).for_each(|loaded| loaded.stale = 0);
         for (leader, bitmap) in std::mem::take(&mut self.bitmaps) {
             self.file.groups().set_bitmap(GroupIndex(leader), bitmap);
         }
@@ -297,7 +298,9 @@ impl<'f> Change<'f> {
         if let (Some(before), Some(Some(now))) =
             (self.before.get(&group.0), self.held.get(&group.0).map(|guard| &**guard))
         {
-            for slot in (0..GROUP_BLOCKS).filter(|slot| before.entries[*slot] != now.entries[*slot]) {
+            let differs =
+                |slot: &usize| before.entries[*slot] != now.entries[*slot] || before.stale >> slot & 1 != 0;
+            for slot in (0..GROUP_BLOCKS).filter(differs) {
                 let block = BlockIndex(group.first_block().0 + slot as u64);
                 let entry = now.entries[slot];
                 let at = match self.kept.get(&block.0) {

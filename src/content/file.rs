@@ -51,6 +51,13 @@ pub struct Link {
     pub place: Box<dyn Fn() -> LowerPlace + Send + Sync>,
 }
 
+/// A `Link` as the file keeps it: the journal holds files, and files do not hold the journal.
+struct Tie {
+    journal: Weak<Journal>,
+    id: FileId,
+    place: Box<dyn Fn() -> LowerPlace + Send + Sync>,
+}
+
 /// An open encrypted file. All handles of one inode share one `File`; every method may be called at once from
 /// any thread.
 pub struct File {
@@ -65,7 +72,7 @@ pub struct File {
     overlong: AtomicBool,
     /// Length of the lower file when it was opened and found overlong; 0 otherwise, and once it was cut.
     found: AtomicU64,
-    link: Option<Link>,
+    link: Option<Tie>,
     me: OnceLock<Weak<Self>>,
     /// Whether changes go through the journal. Changes under the exclusive gate.
     journaled: AtomicBool,
@@ -99,11 +106,10 @@ impl File {
 
     /// As `create`. Until the file is made durable, nothing durable can be lost: it is changed in place.
     pub fn create_linked(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>, link: Link) -> Result<Arc<Self>> {
+        let journal = Arc::clone(&link.journal);
         let file = Self::create(lower, keys)?.linked(link);
         file.mark_unsynced();
-        if let Some(link) = &file.link {
-            link.journal.made(&file);
-        }
+        journal.made(&file);
         Ok(file)
     }
 
@@ -119,16 +125,15 @@ impl File {
         if !durable {
             file.mark_unsynced();
         }
-        if let Some(link) = &file.link {
-            // An earlier opening may have left a time in the journal that counts no more: a sync makes that sure.
-            file.ticket.store(link.journal.landed(), Ordering::Release);
-        }
+        // An earlier opening may have left a time in the journal that counts no more: a sync makes that sure.
+        file.ticket.store(file.journal()?.landed(), Ordering::Release);
         file.pending().high = file.len();
         Ok(file)
     }
 
     fn linked(mut self, link: Link) -> Arc<Self> {
-        self.link = Some(link);
+        let Link { journal, id, place } = link;
+        self.link = Some(Tie { journal: Arc::downgrade(&journal), id, place });
         let file = Arc::new(self);
         let _ = file.me.set(Arc::downgrade(&file));
         file
@@ -184,7 +189,7 @@ impl File {
         let len = leader.plain_len.ok_or_else(|| fault("group 0 has no length".into()))?;
         let file = Self::with(lower, keys, Form::Grouped, len);
         file.groups.set_bitmap(first, Box::new(leader.bitmap));
-        *file.groups.write(first) = Some(Loaded { entries: page.entries, tag });
+        *file.groups.write(first) = Some(Loaded { entries: page.entries, tag, stale: 0 });
         Ok(file)
     }
 
@@ -272,7 +277,7 @@ impl File {
     /// Keeps `keeper` until nothing of the file is pending, and asks that this be soon. Gives back what is to be
     /// dropped now: `keeper` itself where nothing is pending, or one that was kept already.
     pub fn keep_until_done(&self, keeper: Keeper) -> Option<Keeper> {
-        let Some(link) = &self.link else { return Some(keeper) };
+        let Ok(journal) = self.journal() else { return Some(keeper) };
         let before = {
             let mut pending = self.pending();
             if self.is_done(&pending) {
@@ -280,7 +285,7 @@ impl File {
             }
             pending.keeper.replace(keeper)
         };
-        link.journal.closed();
+        journal.closed();
         before
     }
 
@@ -292,7 +297,7 @@ impl File {
             return;
         }
         let draft = if gone { Draft::gone(link.id) } else { self.name() };
-        if let Err(e) = link.journal.note(self, draft) {
+        if let Err(e) = self.journal().and_then(|journal| journal.note(self, draft)) {
             // The search for it takes longer then; nothing is lost.
             log::debug!("file {}: its new name is not in the journal: {e}", link.id);
         }
@@ -305,13 +310,16 @@ impl File {
 
     /// Runs a change when the journal has room for it; once more where space ran out and a checkpoint could free some.
     pub(super) fn with_room(&self, change: impl Fn() -> Result<()>) -> Result<()> {
-        let Some(link) = &self.link else { return change() };
-        link.journal.admit()?;
+        if self.link.is_none() {
+            return change();
+        }
+        let journal = self.journal()?;
+        journal.admit()?;
         let mut done = change();
         for _ in 0..ROOM_TRIES {
             match &done {
                 Err(ContentError::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-                    if link.journal.checkpoint().is_err() {
+                    if journal.checkpoint().is_err() {
                         break;
                     }
                     done = change();
@@ -322,12 +330,15 @@ impl File {
         done
     }
 
+    /// The journal, which a file that still needs it must find.
+    pub(super) fn journal(&self) -> std::io::Result<Arc<Journal>> {
+        self.link.as_ref().and_then(|link| link.journal.upgrade()).ok_or_else(no_journal)
+    }
+
     /// Appends a record of this file; `pages`: how many pages it makes pending.
     pub(super) fn record(&self, draft: Draft, pages: usize) -> Result<Appended> {
-        let none = || ContentError::Io(std::io::Error::other("a file without a journal"));
-        let link = self.link.as_ref().ok_or_else(none)?;
-        let me = self.me.get().and_then(Weak::upgrade).ok_or_else(none)?;
-        let appended = link.journal.append(&me, draft, pages)?;
+        let me = self.me.get().and_then(Weak::upgrade).ok_or_else(no_journal)?;
+        let appended = self.journal()?.append(&me, draft, pages)?;
         self.raise_ticket(appended.ticket);
         Ok(appended)
     }
@@ -344,7 +355,7 @@ impl File {
 
     /// The newest record of the journal: its generation and sequence number.
     pub(super) fn position(&self) -> (u64, u64) {
-        self.link.as_ref().map_or((0, 0), |link| link.journal.position())
+        self.journal().map_or((0, 0), |journal| journal.position())
     }
 
     pub(super) fn named_in(&self) -> u64 {
@@ -373,8 +384,8 @@ impl File {
         self.ticket.fetch_max(ticket, Ordering::AcqRel);
     }
 
-    pub(super) fn link(&self) -> Option<&Link> {
-        self.link.as_ref()
+    pub(super) fn is_linked(&self) -> bool {
+        self.link.is_some()
     }
 
     pub(super) fn unsynced(&self) -> &Unsynced {
@@ -470,4 +481,8 @@ impl File {
         }
         Ok(())
     }
+}
+
+fn no_journal() -> std::io::Error {
+    std::io::Error::other("the file's journal has ended")
 }

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RawRwLock, RwLock};
 
 use super::checkpoint::tag_of;
 use super::file::File;
+use super::pending::{Mask, sealed};
 use super::{ContentError, Fault, Result};
 use crate::format::journal::{NO_PAGE, PageTag};
 use crate::format::layout::{BLOCK_U64, GROUP_BLOCKS, GroupIndex, MAP_PAGE, disk_len};
@@ -34,12 +35,15 @@ pub(super) struct Loaded {
     pub(super) entries: Entries,
     /// Tag of the page that stands in the lower file, or is about to.
     pub(super) tag: PageTag,
+    /// Blocks behind the file's end for which that page has entries all the same: a killed process left them. Here they
+    /// are holes; the page shall not have them when the file reaches that far.
+    pub(super) stale: Mask,
 }
 
 impl Loaded {
     /// A group that is a hole.
     pub(super) fn hole() -> Self {
-        Self { entries: holes(), tag: NO_PAGE }
+        Self { entries: holes(), tag: NO_PAGE, stale: 0 }
     }
 }
 
@@ -208,12 +212,12 @@ impl File {
             return Ok(Loaded::hole());
         }
         let (mut page, tag) = self.read_page(group)?;
-        // A process that was killed while the file grew may have left entries behind its end.
         let end = self.len().div_ceil(BLOCK_U64).saturating_sub(group.first_block().0);
-        if let Some(behind) = page.entries.get_mut(usize::try_from(end).unwrap_or(usize::MAX)..) {
-            behind.fill(Entry::HOLE);
-        }
-        Ok(Loaded { entries: page.entries, tag })
+        let end = usize::try_from(end).map_or(GROUP_BLOCKS, |end| end.min(GROUP_BLOCKS));
+        let all = sealed(&page.entries);
+        page.entries[end..].fill(Entry::HOLE);
+        let stale = all & !sealed(&page.entries);
+        Ok(Loaded { entries: page.entries, tag, stale })
     }
 
     /// A group's entries, to read. They stay true while the guard is held.

@@ -49,6 +49,7 @@ impl File {
         if len == old {
             return Ok(());
         }
+        self.forget_behind_end()?;
         if tail_end > old {
             self.put(old, len.min(tail_end), Source::Zeros)?;
         }
@@ -58,6 +59,25 @@ impl File {
         self.stretch_lower(len)?;
         let mut change = Change::new(self);
         change.set_length(len);
+        change.commit()
+    }
+
+    /// Before the file grows by a hole: maps that a process, killed while the file grew, wrote before the length speak
+    /// for blocks behind the end, which must not show up in the hole.
+    pub(super) fn forget_behind_end(&self) -> Result<()> {
+        let len = self.len();
+        if len == 0 {
+            return Ok(());
+        }
+        let last = GroupIndex::of(len - 1);
+        let mut change = Change::new(self);
+        if self.exists(last)? && self.entries(last)?.as_ref().is_some_and(|loaded| loaded.stale != 0) {
+            change.entries(last)?;
+        }
+        if let Some(bitmap) = self.bitmap(last.leader())? {
+            let behind = last.0 + 1..last.leader().0 + LEADER_SPAN;
+            behind.map(GroupIndex).filter(|g| bit(&bitmap, *g)).for_each(|group| change.drop_group(group));
+        }
         change.commit()
     }
 

@@ -46,13 +46,15 @@ impl Default for Unsynced {
 impl File {
     /// Makes everything written durable; unless `data_only`, also what else changed in the lower inode.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        let Some(link) = self.link() else { return Ok(self.lower().sync(data_only)?) };
+        if !self.is_linked() {
+            return Ok(self.lower().sync(data_only)?);
+        }
         self.end_of_freshness()?;
         if !data_only {
             self.note_modified()?;
         }
         self.sync_lower(data_only)?;
-        Ok(link.journal.sync(self.ticket())?)
+        Ok(self.journal()?.sync(self.ticket())?)
     }
 
     /// Something was written to the lower file, which has another time of change now.

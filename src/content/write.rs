@@ -78,7 +78,9 @@ impl File {
             }
             self.spread(&mut form, end)?;
         }
-        let done = self.reach(offset, end).and_then(|()| self.put(offset, end, source));
+        let done = if end > self.len() { self.forget_behind_end() } else { Ok(()) };
+        let done = done.and_then(|()| self.reach(offset, end));
+        let done = done.and_then(|()| self.put(offset, end, source));
         self.settle(&mut form, done)
     }
 

@@ -65,6 +65,9 @@ impl Fs {
         self.changeable()?;
         let inode = self.inode(ino)?;
         let anchor = self.anchor(&inode)?;
+        // Once the file has its new length the kernel must hear of it, also where looking fails then: it would go on
+        // with the old one.
+        let before = if set.size.is_some() { Some(stat::stat_fd(&anchor)?) } else { None };
         if set.uid.is_some() || set.gid.is_some() {
             // The lower kernel drops set-id bits here; capabilities it does not know.
             entry::chown(&anchor, set.uid, set.gid)?;
@@ -97,23 +100,28 @@ impl Fs {
                 inode.modified();
             }
         }
-        let stat = stat::stat_fd(&anchor)?;
-        Ok(self.attr(&inode, &stat))
+        match (stat::stat_fd(&anchor), before, set.size) {
+            (Err(e), Some(before), Some(size)) => {
+                log::warn!("inode {ino}: looking at it after its length was set: {e}");
+                Ok(Attr { size, ..self.attr(&inode, &before) })
+            }
+            (stat, ..) => Ok(self.attr(&inode, &stat?)),
+        }
     }
 
     fn resize(&self, caller: &Caller, inode: &Arc<Inode>, len: u64, touch: bool) -> Result<()> {
         let held = self.hold(inode, true)?;
+        let lower = held.file.lower();
+        if caller.uid != 0 {
+            self.drop_privileges(inode, &lower.0)?;
+        }
         let same = held.file.content.len() == len;
         held.file.content.set_len(len)?;
-        let lower = held.file.lower();
         if same && touch {
             // Nothing was written below, but a truncate marks the time whatever it did.
             let _still = held.file.content.hold_times();
             entry::set_times(&lower.0, NewTime::Keep, NewTime::Now)?;
             held.file.content.mark_modified();
-        }
-        if caller.uid != 0 {
-            self.drop_privileges(inode, &lower.0)?;
         }
         Ok(())
     }

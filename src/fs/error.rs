@@ -24,7 +24,7 @@ pub enum FsError {
     #[error("{0}")]
     Undecodable(&'static str),
     /// What a crash left in the journal cannot be brought in.
-    #[error("replay of the journal: {0}; the vault is as the crash left it")]
+    #[error("the journal that a crash left cannot be brought in: {0}; it stays for the next mount")]
     Replay(std::io::Error),
     /// Another mount holds the vault's lock.
     #[error("the vault is mounted already; unmount it first, or mount it everywhere with --shared")]

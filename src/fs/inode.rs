@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::opened::OpenState;
-use super::{Ino, TOP};
+use super::{Ino, TOP, memory};
 use crate::content::LowerPlace;
 use crate::format::journal::MAX_PATH;
 use crate::vault::LowerStat;
@@ -21,6 +21,8 @@ use crate::vault::stat::S_IFDIR;
 const MAX_LINKS: usize = 8;
 /// Parts of the table that are locked apart from one another.
 const SHARDS: u64 = 64;
+/// Places of the table for each inode at most, once there were more; a small table keeps what it has.
+const ROOM: usize = 64;
 
 /// A place where an inode was seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -217,9 +219,14 @@ impl Table {
             return false;
         }
         let gone = shard.remove(&ino);
+        if shard.capacity() > ROOM * (shard.len() + 1) {
+            let some = 2 * shard.len();
+            shard.shrink_to(some);
+        }
         drop(shard);
         // Closing a pin may free a whole lower file: not under the lock.
         drop(gone);
+        memory::forgotten();
         true
     }
 

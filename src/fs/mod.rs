@@ -16,6 +16,7 @@ mod io;
 mod listing;
 mod lookup;
 mod make;
+mod memory;
 mod opened;
 pub mod recover;
 mod remove;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
 use crate::format::journal::Time;
 use crate::format::names::VAULT_DIR;
-use crate::keys::Keyring;
+use crate::keys::{KeyError, Keyring};
 use crate::vault::stat::{S_IFDIR, S_IFREG};
 use crate::vault::{DiskFile, DiskJournal, Listing, entry, proc_path, stat, xattr};
 
@@ -31,13 +32,11 @@ const MAX_DEPTH: usize = 4096;
 /// Replays what is there, then begins the journal of this mount, if it shall have one.
 pub(super) fn start(top: &OpenDir, keyring: &Keyring, options: &Options) -> Result<Option<Arc<Journal>>> {
     let mut crashed = false;
-    match replay(top, keyring) {
+    match replay(top, keyring, false) {
         Ok(replayed) => crashed = replayed.is_some(),
         // What cannot be written cannot be mended, nor does it get worse.
-        Err(FsError::Replay(e)) if options.read_only && e.raw_os_error() == Some(libc::EROFS) => {
-            log::warn!(
-                "the journal is not brought in: the vault's filesystem is read-only; newer changes do not show"
-            );
+        Err(FsError::Replay(e)) if options.read_only && is_unwritable(&e) => {
+            log::warn!("the journal is not brought in: {e}; newer changes do not show");
         }
         Err(e) => return Err(e),
     }
@@ -66,6 +65,12 @@ pub(super) fn start(top: &OpenDir, keyring: &Keyring, options: &Options) -> Resu
     }
 }
 
+/// Whether a disk is read-only or full.
+fn is_unwritable(e: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(e.kind(), ReadOnlyFilesystem | StorageFull | QuotaExceeded)
+}
+
 /// What a crash left, and what became of it.
 #[derive(Debug, Default)]
 pub struct Recovered {
@@ -76,8 +81,9 @@ pub struct Recovered {
 }
 
 /// Brings in what a crash left in the journal; after a power cut also mends files that were being made. `None`: nothing
-/// was left. The caller holds the vault's lock.
-pub fn replay(top: impl AsFd, keyring: &Keyring) -> Result<Option<Recovered>> {
+/// was left. What the disk or the KMS keeps from being brought in is put aside if the replay `goes_on`; otherwise that
+/// ends it, and everything stays for the next one. The caller holds the vault's lock.
+pub fn replay(top: impl AsFd, keyring: &Keyring, goes_on: bool) -> Result<Option<Recovered>> {
     let Some(store) = DiskJournal::open(&top, false).map_err(FsError::Replay)? else { return Ok(None) };
     let root = JournalRoot::derive(keyring.vault_key());
     let Some(replay) = Replay::read(Box::new(store), root).map_err(FsError::Replay)? else { return Ok(None) };
@@ -89,14 +95,17 @@ pub fn replay(top: impl AsFd, keyring: &Keyring) -> Result<Option<Recovered>> {
         );
     }
     let suspects = replay.suspects_since();
-    let mut finder = DiskFinder::new(&top, keyring, suspects)?;
+    let mut finder = DiskFinder::new(&top, keyring, suspects, goes_on).map_err(FsError::Replay)?;
     let mut fresh = recover::Outcome::default();
     // The logs stay until this is done too: a cut meanwhile must find them again.
     let look = || {
         let Some(born_since) = suspects else { return Ok(()) };
         log::info!("looking at files made since {}, which may not have reached the disk", born_since.0);
         fresh = recover::mend_fresh(proc_path(&top).as_ref(), keyring, born_since, &())?;
-        Ok(())
+        match &fresh.trouble {
+            Some((path, e)) if !goes_on => Err(named(path.as_os_str().as_bytes(), *e)),
+            _ => Ok(()),
+        }
     };
     let replayed = replay.run_then(&mut finder, look).map_err(FsError::Replay)?;
     for (file, why) in &replayed.refused {
@@ -116,9 +125,20 @@ struct DiskFinder<'k> {
     ids: Option<HashMap<FileId, Vec<u8>>>,
     told: Instant,
     /// Something could not be looked at: a file that is not found need not be gone.
-    trouble: Option<Errno>,
+    trouble: Option<Trouble>,
     /// After a power cut: files that are younger may be torn.
     born_since: Option<Time>,
+    goes_on: bool,
+}
+
+/// Where looking failed, and with what.
+type Trouble = (Vec<u8>, Errno);
+
+/// An error that names a path of the vault, relative to its top.
+fn named(path: &[u8], e: Errno) -> std::io::Error {
+    let path = if path.is_empty() { ".".into() } else { String::from_utf8_lossy(path) };
+    let e = std::io::Error::from(e);
+    std::io::Error::new(e.kind(), format!("{path}: {e}"))
 }
 
 fn is_younger(file: &File, since: Time) -> bool {
@@ -126,9 +146,15 @@ fn is_younger(file: &File, since: Time) -> bool {
 }
 
 impl<'k> DiskFinder<'k> {
-    fn new(top: impl AsFd, keyring: &'k Keyring, born_since: Option<Time>) -> Result<Self> {
+    fn new(
+        top: impl AsFd,
+        keyring: &'k Keyring,
+        born_since: Option<Time>,
+        goes_on: bool,
+    ) -> std::io::Result<Self> {
         let top = entry::open_dir_path(top, ".")?;
-        Ok(Self { top, keyring, inodes: None, ids: None, told: Instant::now(), trouble: None, born_since })
+        let (told, trouble) = (Instant::now(), None);
+        Ok(Self { top, keyring, inodes: None, ids: None, told, trouble, born_since, goes_on })
     }
 
     /// Opens the regular file at a path if it has this id, with its header.
@@ -140,7 +166,7 @@ impl<'k> DiskFinder<'k> {
                 (header.file_id == *id).then_some((file, header))
             }
             Err(e) => {
-                note(&mut self.trouble, e);
+                note(&mut self.trouble, path, e);
                 None
             }
         }
@@ -163,10 +189,11 @@ impl<'k> DiskFinder<'k> {
         }
         if self.ids.is_none() {
             let paths = self.inodes.as_ref()?.values();
+            let (top, trouble) = (&self.top, &mut self.trouble);
             let of = |path: &Vec<u8>| {
-                let file = open_at(&self.top, path).ok()?;
-                let header = FileHeader::decode(&xattr::get(&file, HEADER_XATTR).ok()?).ok()?;
-                Some((header.file_id, path.clone()))
+                let header = open_at(top, path).and_then(|file| xattr::get(&file, HEADER_XATTR));
+                let header = header.inspect_err(|e| note(trouble, path, *e)).ok()?;
+                Some((FileHeader::decode(&header).ok()?.file_id, path.clone()))
             };
             self.ids = Some(paths.filter_map(of).collect());
         }
@@ -180,9 +207,12 @@ impl Finder for DiskFinder<'_> {
         let by_path = paths.iter().find_map(|path| self.at(path, id));
         let found = by_path.or_else(|| if gone { None } else { self.search(id, inode) });
         let Some((file, header)) = found else {
-            return match self.trouble {
+            return match &self.trouble {
                 None => Found::Missing,
-                Some(e) => Found::Unusable(format!("not found, and the vault could not be searched: {e}")),
+                Some((path, e)) if recover::may_pass(*e) => Found::Failed(named(path, *e)),
+                Some((path, e)) => {
+                    Found::Unusable(format!("it may be in what cannot be read: {}", named(path, *e)))
+                }
             };
         };
         match self.keyring.open_file(&header) {
@@ -190,8 +220,16 @@ impl Finder for DiskFinder<'_> {
                 let fresh = self.born_since.is_some_and(|since| is_younger(&file, since));
                 Found::File(Box::new(DiskFile(file)), keys, fresh)
             }
-            Err(e) => Found::Unusable(e.to_string()),
+            Err(e @ (KeyError::Foreign | KeyError::Header(_) | KeyError::Uri { .. })) => {
+                Found::Unusable(e.to_string())
+            }
+            // Its key may be had another day.
+            Err(e) => Found::Failed(std::io::Error::other(format!("the key of file {id}: {e}"))),
         }
+    }
+
+    fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     fn progress(&mut self, done: usize, all: usize) {
@@ -231,20 +269,22 @@ fn open_at(top: &OwnedFd, path: &[u8]) -> rustix::io::Result<File> {
     Ok(file)
 }
 
-/// Remembers an error that says nothing about whether a file is there.
-fn note(trouble: &mut Option<Errno>, e: Errno) {
+/// Remembers an error that says nothing about whether a file is there, one that may pass rather than another.
+fn note(trouble: &mut Option<Trouble>, path: &[u8], e: Errno) {
     let absent =
         [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::INVAL, Errno::NODATA, Errno::ISDIR, Errno::NXIO];
-    if !absent.contains(&e) {
-        trouble.get_or_insert(e);
+    let heavier =
+        trouble.as_ref().is_none_or(|(_, before)| recover::may_pass(e) && !recover::may_pass(*before));
+    if !absent.contains(&e) && heavier {
+        *trouble = Some((path.to_vec(), e));
     }
 }
 
 /// Calls `found` with path and inode number of every regular file; notes what cannot be listed.
-fn walk(dir: &OwnedFd, path: &mut Vec<u8>, found: &mut dyn FnMut(&[u8], u64), trouble: &mut Option<Errno>) {
+fn walk(dir: &OwnedFd, path: &mut Vec<u8>, found: &mut dyn FnMut(&[u8], u64), trouble: &mut Option<Trouble>) {
     let listed = match entry::open_dir_read(dir, true) {
         Ok(listed) => listed,
-        Err(e) => return note(trouble, e),
+        Err(e) => return note(trouble, path, e),
     };
     let mut listing = Listing::new(listed);
     let mut below = Vec::new();
@@ -253,7 +293,7 @@ fn walk(dir: &OwnedFd, path: &mut Vec<u8>, found: &mut dyn FnMut(&[u8], u64), tr
             Ok(Some(entry)) => entry,
             Ok(None) => break,
             Err(e) => {
-                note(trouble, e);
+                note(trouble, path, e);
                 break;
             }
         };
@@ -264,7 +304,8 @@ fn walk(dir: &OwnedFd, path: &mut Vec<u8>, found: &mut dyn FnMut(&[u8], u64), tr
             continue;
         }
         if kind == 0 {
-            kind = stat::stat_at(dir, &text).map_or(0, |stat| stat.kind());
+            let stat = stat::stat_at(dir, &text).inspect_err(|e| note(trouble, path, *e));
+            kind = stat.map_or(0, |stat| stat.kind());
         }
         let before = path.len();
         if before > 0 {
@@ -281,13 +322,13 @@ fn walk(dir: &OwnedFd, path: &mut Vec<u8>, found: &mut dyn FnMut(&[u8], u64), tr
     // One descriptor a level is enough.
     drop(listing);
     if path.iter().filter(|b| **b == b'/').count() >= MAX_DEPTH {
-        return note(trouble, Errno::NAMETOOLONG);
+        return note(trouble, path, Errno::NAMETOOLONG);
     }
     for name in below {
         let inner = match entry::open_dir_path(dir, &name) {
             Ok(inner) => inner,
             Err(e) => {
-                note(trouble, e);
+                note(trouble, path, e);
                 continue;
             }
         };

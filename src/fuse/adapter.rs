@@ -24,6 +24,9 @@ use crate::fs::{Found, Fs, FsError, SetAttr};
 
 /// How long the kernel trusts names and attributes: every change passes through it, so only its memory bounds them.
 const TTL: Duration = Duration::from_secs(3600);
+/// Added to the number of an entry that could not be looked at: the kernel must not take it for the inode that it may
+/// know by that number, and asks for the name when it is used.
+const NOT_LOOKED_AT: u64 = 1 << 63;
 /// The largest read that is served: `fuser`'s own request bound, above every `max_pages_limit` in use.
 const MAX_READ: u32 = 16 << 20;
 /// Bytes of one `copy_file_range` step: a bounded time without a reply; the kernel asks again for the rest.
@@ -364,8 +367,11 @@ impl Filesystem for Adapter {
                     let found = self.corrected.found(*found);
                     (attr(&found.attr), found.generation, ttl)
                 }
-                // Must be looked up before it is used: no attribute of it is true.
-                None => (bare_attr(entry.ino, entry.kind), 0, Duration::ZERO),
+                None if matches!(entry.name, b"." | b"..") => {
+                    (bare_attr(entry.ino, entry.kind), 0, Duration::ZERO)
+                }
+                // Must be looked up before it is used: no attribute of it is true, and it has no reference.
+                None => (bare_attr(entry.ino | NOT_LOOKED_AT, entry.kind), 0, Duration::ZERO),
             };
             let name = OsStr::from_bytes(entry.name);
             !reply.add(INodeNo(entry.ino), entry.next, name, &ttl, &attrs, Generation(generation))

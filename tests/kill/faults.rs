@@ -23,13 +23,13 @@ use crate::tracer::{Plan, Tracer};
 use crate::tree::{self, Tree, between, difference};
 
 /// A step is taken for hung after this time.
-const HUNG: Duration = Duration::from_secs(60);
+pub(crate) const HUNG: Duration = Duration::from_secs(60);
 /// Runs on one mount before its remount and `check`.
 const RUNS_A_MOUNT: usize = 40;
 
-type Step = (&'static str, fn(&Path) -> io::Result<()>);
+pub(crate) type Step = (&'static str, fn(&Path) -> io::Result<()>);
 
-fn direct(path: &Path) -> io::Result<File> {
+pub(crate) fn direct(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     let options = options.read(true).write(true).create(true).truncate(false);
     // Disk filesystems want aligned memory for O_DIRECT; the reference tree does without.
@@ -37,7 +37,7 @@ fn direct(path: &Path) -> io::Result<File> {
     options.custom_flags(if on_mount { libc::O_DIRECT } else { 0 }).open(path)
 }
 
-fn put(path: &Path, at: u64, len: usize, seed: u64) -> io::Result<()> {
+pub(crate) fn put(path: &Path, at: u64, len: usize, seed: u64) -> io::Result<()> {
     direct(path)?.write_all_at(&pattern(len, seed), at)
 }
 
@@ -71,7 +71,7 @@ fn copy(dir: &Path) -> io::Result<()> {
 }
 
 /// What is there, durable, before anything fails.
-fn prepare(top: &Path) -> io::Result<()> {
+pub(crate) fn prepare(top: &Path) -> io::Result<()> {
     fs::create_dir_all(top.join("dir/empty"))?;
     put_cached(&top.join("big"), 0, 700_000, 1)?;
     put_cached(&top.join("small"), 0, 500, 2)?;
@@ -82,7 +82,7 @@ fn prepare(top: &Path) -> io::Result<()> {
 }
 
 /// The workload. Each step can be taken again when it has failed.
-const STEPS: &[Step] = &[
+pub(crate) const STEPS: &[Step] = &[
     ("create", |d| put(&d.join("new"), 0, 300, 10)),
     ("create large", |d| put_cached(&d.join("large"), 0, 1_200_000, 11)),
     ("overwrite", |d| put(&d.join("big"), 8192, 12_288, 12)),
@@ -123,7 +123,7 @@ const STEPS: &[Step] = &[
 ];
 
 /// The tree after each step, as a plain directory has it.
-fn reference() -> Vec<Tree> {
+pub(crate) fn reference() -> Vec<Tree> {
     let home = tempfile::tempdir().unwrap();
     prepare(home.path()).unwrap();
     let mut trees = vec![tree::read(home.path()).unwrap()];
@@ -135,13 +135,13 @@ fn reference() -> Vec<Tree> {
 }
 
 /// A vault whose daemon is traced.
-struct Traced {
-    vault: Arc<Vault>,
+pub(crate) struct Traced {
+    pub(crate) vault: Arc<Vault>,
     tracer: Option<Tracer>,
 }
 
 impl Traced {
-    fn mount(vault: &Arc<Vault>) -> Self {
+    pub(crate) fn mount(vault: &Arc<Vault>) -> Self {
         let log = vault.scratch.join("log");
         let mount = ["mount", text(&vault.dir), text(&vault.mnt), "--log-file", text(&log)];
         run(&mut vault.command(&mount));
@@ -149,7 +149,7 @@ impl Traced {
         Self { vault: Arc::clone(vault), tracer: Some(tracer) }
     }
 
-    fn tracer(&self) -> &Tracer {
+    pub(crate) fn tracer(&self) -> &Tracer {
         self.tracer.as_ref().expect("mounted")
     }
 
@@ -157,7 +157,7 @@ impl Traced {
         &self.vault.mnt
     }
 
-    fn unmount(mut self) {
+    pub(crate) fn unmount(mut self) {
         run(&mut envelopefs(["umount", text(&self.vault.mnt)]));
         let status = self.tracer.take().expect("mounted").ended();
         assert_eq!(status, 0, "the daemon's end: {}", log(&self.vault));
@@ -205,10 +205,10 @@ fn watch(done: Arc<AtomicBool>, vault: Arc<Vault>, what: String) {
 
 /// Which call fails and how.
 #[derive(Clone, Copy, Debug)]
-struct Fault {
-    after: u64,
-    errno: i32,
-    for_good: bool,
+pub(crate) struct Fault {
+    pub(crate) after: u64,
+    pub(crate) errno: i32,
+    pub(crate) for_good: bool,
 }
 
 /// Takes the steps with one call failing. What fails is taken again. Gives what was injected and what went wrong.
@@ -326,6 +326,12 @@ impl Bench {
 
 const ERRNOS: [i32; 3] = [libc::EIO, libc::ENOSPC, libc::EDQUOT];
 
+/// How a call fails, and whether all behind it do as well: one of the ways in turn, unless `all`.
+pub(crate) fn modes(turn: u64, all: bool) -> impl Iterator<Item = (i32, bool)> {
+    let modes = ERRNOS.into_iter().map(|errno| (errno, false)).chain([(libc::ENOSPC, true)]);
+    modes.enumerate().filter(move |(i, _)| all || *i as u64 == turn % 4).map(|(_, mode)| mode)
+}
+
 /// Lets every so-manieth call fail; the modes take turns unless `all`.
 fn every_call(every: u64, all: bool) -> Tally {
     let trees = reference();
@@ -337,12 +343,8 @@ fn every_call(every: u64, all: bool) -> Tally {
     tally.calls = plan.seen;
     let from = setting("EFS_FAULT_FROM", 0);
     let to = setting("EFS_FAULT_TO", tally.calls);
-    let modes = |turn: u64| {
-        let all_modes = ERRNOS.iter().map(|errno| (*errno, false)).chain([(libc::ENOSPC, true)]);
-        all_modes.enumerate().filter(move |(i, _)| all || *i as u64 == turn % 4).map(|(_, mode)| mode)
-    };
     for (turn, after) in (from..to).step_by(every as usize).enumerate() {
-        for (errno, for_good) in modes(turn as u64) {
+        for (errno, for_good) in modes(turn as u64, all) {
             let (plan, mut faults) = bench.run(Fault { after, errno, for_good }, &trees);
             tally.injected += u64::from(!plan.failed.is_empty());
             let broken = !faults.is_empty();

@@ -21,10 +21,15 @@
 mod harness;
 
 #[cfg(target_arch = "x86_64")]
+mod ends;
+#[cfg(target_arch = "x86_64")]
 mod faults;
 mod files;
+mod full;
 mod heavy;
 mod kills;
+#[cfg(target_arch = "x86_64")]
+mod looks;
 mod mapped;
 mod names;
 mod random;

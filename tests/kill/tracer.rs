@@ -60,6 +60,8 @@ pub(crate) struct Plan {
     pub(crate) errno: i32,
     /// Whether every call behind it fails as well.
     pub(crate) for_good: bool,
+    /// If given, only calls of this name are counted.
+    pub(crate) only: Option<&'static str>,
     /// Calls that were counted since the plan was made.
     pub(crate) seen: u64,
     /// Those that failed.
@@ -97,6 +99,12 @@ impl Tracer {
         *self.plan.lock().unwrap() = Plan { after: Some(after), errno, for_good, ..Plan::default() };
     }
 
+    /// From now on: `after` calls of a name succeed, then one fails with EIO.
+    pub(crate) fn arm_only(&self, name: &'static str, after: u64) {
+        let (after, only) = (Some(after), Some(name));
+        *self.plan.lock().unwrap() = Plan { after, errno: libc::EIO, only, ..Plan::default() };
+    }
+
     /// Nothing fails any more; tells what was.
     pub(crate) fn disarm(&self) -> Plan {
         std::mem::take(&mut self.plan.lock().unwrap())
@@ -105,6 +113,16 @@ impl Tracer {
     /// Whether something has failed.
     pub(crate) fn has_fired(&self) -> bool {
         !self.plan.lock().unwrap().failed.is_empty()
+    }
+
+    /// The plan, to look at when the daemon has ended.
+    pub(crate) fn shared(&self) -> Arc<Mutex<Plan>> {
+        Arc::clone(&self.plan)
+    }
+
+    /// Whether the daemon has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for the daemon's end; gives its wait status.
@@ -204,6 +222,9 @@ impl Trace {
         let makes = libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY;
         let changes = changes && (name != "openat" || args[2] as i32 & makes != 0);
         let mut plan = self.plan.lock().unwrap();
+        if plan.only.is_some_and(|only| only != name) {
+            return None;
+        }
         let place = plan.seen;
         plan.seen += 1;
         let due = plan.after.is_some_and(|after| if plan.for_good { place >= after } else { place == after });

@@ -321,7 +321,8 @@ pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-fn is_mounted(dir: &Path) -> bool {
+/// Whether something is mounted at a path.
+pub(crate) fn is_mounted(dir: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     table.lines().any(|l| l.split(' ').nth(1) == Some(text(dir)))
 }

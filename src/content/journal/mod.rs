@@ -158,8 +158,9 @@ impl Journal {
             store.sync_all()?;
         }
         let first = (0, store.open(0)?);
-        let spare = vec![(1, store.open(1)?)];
-        for file in [&first.1, &spare[0].1] {
+        // One more than are in use at once: a replay has one for itself then, also on a full disk.
+        let spare = vec![(2, store.open(2)?), (1, store.open(1)?)];
+        for file in [&first.1, &spare[0].1, &spare[1].1] {
             match file.reserve(0, RESERVED) {
                 Ok(()) => {}
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {}
@@ -178,7 +179,7 @@ impl Journal {
             active: Generation::new(log),
             old: None,
             spare,
-            next_slot: 2,
+            next_slot: 3,
             born_since,
             appended: 0,
             fresh: Vec::new(),

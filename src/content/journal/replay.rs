@@ -35,6 +35,11 @@ pub trait Finder {
     fn find(&mut self, id: &FileId, inode: u64, paths: &[Vec<u8>], gone: bool) -> Found;
     /// `done` of `all` files were replayed.
     fn progress(&mut self, done: usize, all: usize);
+    /// Whether a file that a failing disk keeps from being read is left out, its records put aside. Otherwise the
+    /// replay ends there, to be run again when the disk is well.
+    fn goes_on(&self) -> bool {
+        false
+    }
 }
 
 /// What became of the search for a file.
@@ -45,6 +50,8 @@ pub enum Found {
     Missing,
     /// There is one, and it cannot be opened.
     Unusable(String),
+    /// The disk or the KMS failed while it was looked for: another time it may be found.
+    Failed(io::Error),
 }
 
 /// What a replay did.
@@ -274,10 +281,12 @@ impl Replay {
         if files.iter().any(|(_, history)| history.says_something()) {
             // The images speak for blocks and records that may be in the page cache alone.
             self.store.sync_all()?;
-            let (log, mut tail) = self.begin()?;
+            let need = need(&files);
+            let (log, mut tail) = self.begin().map_err(|e| tell_need(e, need))?;
             for (at, batch) in files.chunks(BATCH).enumerate() {
                 finder.progress(at * BATCH, all);
-                self.run_batch(batch, (&log, &mut tail), finder, &mut replayed)?;
+                self.run_batch(batch, (&log, &mut tail), finder, &mut replayed)
+                    .map_err(|e| tell_need(e, need))?;
             }
             // Also what was in the page cache alone: the files' new blocks, the names that lead to them.
             self.store.sync_all()?;
@@ -339,6 +348,11 @@ impl Replay {
                     replayed.refused.push((*id, why));
                     continue;
                 }
+                Found::Failed(e) if finder.goes_on() => {
+                    replayed.refused.push((*id, e.to_string()));
+                    continue;
+                }
+                Found::Failed(e) => return Err(e),
             };
             let file = OneFile { lower: &*lower, keys: &keys, logs: &self.logs, history };
             match file.plan() {
@@ -349,7 +363,7 @@ impl Replay {
                     }
                     plans.push((*id, lower, keys, history, plan));
                 }
-                Err(ContentError::Io(e)) => return Err(e),
+                Err(ContentError::Io(e)) if !finder.goes_on() => return Err(e),
                 Err(other) if fresh => {
                     log::warn!("journal: file {id}, which never became durable: {other}");
                     replayed.missing += 1;
@@ -364,6 +378,23 @@ impl Replay {
         }
         Ok(())
     }
+}
+
+/// Space that a replay takes at most, in MiB: images of pages, and on some filesystems what it overwrites.
+fn need(files: &[(FileId, History)]) -> u64 {
+    let blocks = |step: &Step| match step {
+        Step::Change { groups, .. } => groups.iter().map(|g| 3 + g.blocks.len()).sum(),
+        Step::Inline { .. } | Step::Image { .. } => 3,
+    };
+    let steps = files.iter().flat_map(|(_, history)| &history.steps);
+    1 + ((steps.map(|(_, step)| blocks(step)).sum::<usize>() * BLOCK) as u64 >> 20)
+}
+
+fn tell_need(e: io::Error, mib: u64) -> io::Error {
+    if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return io::Error::new(e.kind(), format!("{e}: it needs up to {mib} MiB of free space"));
+    }
+    e
 }
 
 struct OneFile<'a> {

@@ -17,6 +17,7 @@ mod walk;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::format::layout::disk_len;
@@ -45,6 +46,24 @@ impl Watch for () {
     fn looked_at(&self) -> bool {
         true
     }
+}
+
+/// Whether an error comes from a failing or full disk or a busy machine, so that another try may not meet it. Others
+/// (permissions, names) stay what they are.
+pub(super) fn may_pass(e: Errno) -> bool {
+    let passing = [
+        Errno::IO,
+        Errno::NOSPC,
+        Errno::DQUOT,
+        Errno::NOMEM,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NODEV,
+        Errno::TIMEDOUT,
+        Errno::STALE,
+        Errno::ROFS,
+    ];
+    passing.contains(&e)
 }
 
 /// Called by a mount that may change the vault: an interrupted repair has to begin anew.
@@ -91,6 +110,8 @@ pub struct Outcome {
     pub mended: Vec<Mended>,
     /// What could not be mended, with the reason: lower path, plaintext path, words.
     pub failed: Vec<(PathBuf, Option<PathBuf>, String)>,
+    /// The first that failed with an error that may pass.
+    pub trouble: Option<(PathBuf, Errno)>,
     /// Regular files that were looked at.
     pub files: u64,
     /// Whether someone stopped the repair before its end.

@@ -1,6 +1,6 @@
 //! The walk: one thread lists directories and mends names, several mend files.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use rustix::io::{Errno, Result};
 
 use super::dir::Dir;
 use super::lost::LostFound;
-use super::{Born, Deed, Mended, Outcome, Watch, content, names};
+use super::{Born, Deed, Mended, Outcome, Watch, content, may_pass, names};
 use crate::format::names::{LowerName, VAULT_DIR, parse};
 use crate::keys::Keyring;
 use crate::vault::stat::{S_IFDIR, S_IFREG};
@@ -106,9 +106,13 @@ impl Walk<'_> {
         LostFound::open(&self.top)
     }
 
-    fn failed(&self, dir: &Dir, name: &[u8], why: &str) {
-        let plain = dir.plain(self.keyring.vault_key(), name);
-        self.outcome.lock().failed.push((dir.lower(name), plain, why.to_owned()));
+    fn failed(&self, dir: &Dir, name: &[u8], e: Errno) {
+        let (lower, plain) = (dir.lower(name), dir.plain(self.keyring.vault_key(), name));
+        let mut outcome = self.outcome.lock();
+        if may_pass(e) {
+            outcome.trouble.get_or_insert((lower.clone(), e));
+        }
+        outcome.failed.push((lower, plain, e.to_string()));
     }
 
     /// Lists every directory; mends its names; hands regular files over.
@@ -121,7 +125,7 @@ impl Walk<'_> {
                 Some(name) => match Dir::below(&above, &name) {
                     Ok(dir) => Arc::new(dir),
                     Err(e) => {
-                        self.failed(&above, &name, &e.to_string());
+                        self.failed(&above, &name, e);
                         continue;
                     }
                 },
@@ -129,7 +133,7 @@ impl Walk<'_> {
             let names = match dir.names() {
                 Ok(names) => names,
                 Err(e) => {
-                    self.failed(&dir, b".", &e.to_string());
+                    self.failed(&dir, b".", e);
                     continue;
                 }
             };
@@ -143,11 +147,11 @@ impl Walk<'_> {
                     Ok(Entered::Directory) => inner.push(name),
                     Ok(Entered::Mended) => removed = true,
                     Ok(Entered::Nothing) | Err(Errno::NOENT) => {}
-                    Err(e) => self.failed(&dir, &name, &e.to_string()),
+                    Err(e) => self.failed(&dir, &name, e),
                 }
             }
             if removed && let Err(e) = rustix::fs::fsync(dir.as_fd()) {
-                self.failed(&dir, b".", &format!("not synced: {e}"));
+                self.failed(&dir, b".", e);
             }
             open.extend(inner.into_iter().rev().map(|name| (Arc::clone(&dir), Some(name))));
         }
@@ -155,12 +159,19 @@ impl Walk<'_> {
 
     /// Temporary names in the vault's own directory.
     fn tidy_vault_dir(&self) {
-        let Ok(dir) = Dir::below(&self.top, VAULT_DIR.as_bytes()).map(Arc::new) else { return };
-        for name in dir.names().unwrap_or_default() {
+        let dir = match Dir::below(&self.top, VAULT_DIR.as_bytes()) {
+            Ok(dir) => dir,
+            Err(e) => return self.failed(&self.top, VAULT_DIR.as_bytes(), e),
+        };
+        let names = dir.names().unwrap_or_else(|e| {
+            self.failed(&dir, b".", e);
+            BTreeSet::new()
+        });
+        for name in names {
             if parse(&name) == LowerName::Temporary
                 && let Err(e) = self.mend_name(&dir, &name)
             {
-                self.failed(&dir, &name, &e.to_string());
+                self.failed(&dir, &name, e);
             }
         }
     }
@@ -205,7 +216,7 @@ impl Walk<'_> {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(e) => {
                     log::warn!("{}: not mended: {e}", task.dir.lower(&task.name).display());
-                    self.failed(&task.dir, &task.name, &e.to_string());
+                    self.failed(&task.dir, &task.name, e);
                 }
             }
             self.files.fetch_add(1, Ordering::Relaxed);

@@ -102,6 +102,7 @@ impl Findings {
     }
 
     pub(crate) fn add(&mut self, more: Self) {
+        self.lower_dead |= more.lower_dead;
         self.lost += more.lost;
         self.eio += more.eio;
         self.dirs += more.dirs;

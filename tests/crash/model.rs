@@ -35,6 +35,8 @@ pub(crate) struct Model {
     begins: Vec<Moment>,
     names: BTreeMap<PathBuf, Vec<(Op, Entry)>>,
     acks: BTreeMap<PathBuf, Vec<(Moment, Op)>>,
+    /// Names that were changed, with what was below them: from where, to where.
+    moves: Vec<(Op, PathBuf, PathBuf)>,
     /// Files that lost a name on purpose, and when.
     dropped: BTreeMap<usize, Moment>,
 }
@@ -181,6 +183,7 @@ impl Model {
             self.set(op, &new, entry);
             self.set(op, &path, Entry::Absent);
         }
+        self.moves.push((op, from.to_owned(), to.to_owned()));
     }
 
     /// An fsync of a directory covers its entries, and with a directory that was renamed into it, all that was known to be
@@ -208,8 +211,18 @@ impl Model {
     /// What a name may stand for after a cut.
     fn may_be(&self, path: &Path, cut: Moment) -> Vec<Entry> {
         let dir = path.parent().unwrap_or(Path::new(""));
-        let acks = self.acks.get(dir).map(Vec::as_slice).unwrap_or_default();
-        let sure = acks.iter().filter(|(at, _)| *at <= cut).map(|(_, op)| *op).max().unwrap_or(0);
+        let synced = |dir: &Path| {
+            let acks = self.acks.get(dir).map(Vec::as_slice).unwrap_or_default();
+            acks.iter().filter(|(at, _)| *at <= cut).map(|(_, op)| *op).max().unwrap_or(0)
+        };
+        // What is in a directory is where the directory is: its own new name is durable with the one above it.
+        let not_moved = |(op, from, to): &&(Op, PathBuf, PathBuf)| {
+            let below = dir.starts_with(from) || dir.starts_with(to);
+            let above = |path: &Path| synced(path.parent().unwrap_or(Path::new("")));
+            below && above(from).min(above(to)) < *op
+        };
+        let not_moved = self.moves.iter().find(not_moved).map_or(Op::MAX, |(op, ..)| op - 1);
+        let sure = synced(dir).min(not_moved);
         let last = self.begins.partition_point(|at| *at <= cut).max(sure);
         let versions = self.names.get(path).map(Vec::as_slice).unwrap_or_default();
         let first = versions.partition_point(|(op, _)| *op <= sure);
@@ -300,5 +313,29 @@ impl Model {
             }
         }
         known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a directory holds that was renamed is durable where the directory is: an fsync of the directory itself does
+    /// not bring it to its new name, one of the directory above does.
+    #[test]
+    fn what_a_moved_directory_holds_is_where_it_is() {
+        let path = Path::new;
+        let mut model = Model::default();
+        model.mkdir(1, path("t"));
+        let file = Entry::File(model.create(2, path("t/c")));
+        model.ack_dir(3, path("t"), false);
+        model.ack_dir(4, path(""), false);
+        model.rename(5, path("t"), path("m"));
+        model.ack_dir(6, path("m"), false);
+        assert_eq!(model.may_be(path("m/c"), 7), [Entry::Absent, file]);
+        assert_eq!(model.may_be(path("t/c"), 7), [file, Entry::Absent]);
+        model.ack_dir(8, path(""), false);
+        assert_eq!(model.may_be(path("m/c"), 7), [Entry::Absent, file]);
+        assert_eq!(model.may_be(path("m/c"), 9), [file]);
     }
 }

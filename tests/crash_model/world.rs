@@ -290,6 +290,29 @@ impl World {
         self.disk.file(file as u64).syncs()
     }
 
+    /// Does `work` while the disk fails after some more calls: what was there stays readable.
+    fn fault(&mut self, file: usize, work: &Work, after: u32) {
+        self.half_done = true;
+        self.disk.fail_after(after);
+        let done = self.work(file, work);
+        let failed = self.disk.heal();
+        assert!(failed || done.is_ok(), "an error from nowhere: {done:?}");
+        if let Work::Change(change) = work {
+            self.files[file].model.changed(|content| reference(change, content));
+        }
+        if done.is_ok() {
+            self.promised(file, work);
+        }
+        if matches!(work, Work::Unmount) {
+            let failed = self.crash(None, &None);
+            return self.compare(failed, None);
+        }
+        let found = self.read(file).expect("what was there stays readable");
+        let model = &mut self.files[file].model;
+        model.check_last(&found, if done.is_err() && matches!(work, Work::Change(_)) { 2 } else { 1 });
+        model.found(found);
+    }
+
     pub(crate) fn apply(&mut self, op: &Op) {
         if !self.has_journal && !self.stands(op) {
             return;
@@ -306,28 +329,7 @@ impl World {
                 }
             }
             Op::Meanwhile(file, it, others) => self.change_meanwhile(*file, it, *others),
-            Op::Fault(file, work, after) => {
-                self.half_done = true;
-                self.disk.fail_after(*after);
-                let done = self.work(*file, work);
-                let failed = self.disk.heal();
-                assert!(failed || done.is_ok(), "an error from nowhere: {done:?}");
-                if let Work::Change(change) = work {
-                    self.files[*file].model.changed(|content| reference(change, content));
-                }
-                if done.is_ok() {
-                    self.promised(*file, work);
-                }
-                if matches!(work, Work::Unmount) {
-                    let failed = self.crash(None, &None);
-                    return self.compare(failed, None);
-                }
-                let found = self.read(*file).expect("what was there stays readable");
-                let model = &mut self.files[*file].model;
-                model
-                    .check_last(&found, if done.is_err() && matches!(work, Work::Change(_)) { 2 } else { 1 });
-                model.found(found);
-            }
+            Op::Fault(file, work, after) => self.fault(*file, work, *after),
             Op::Remount => {
                 self.work(0, &Work::Unmount).unwrap();
                 self.promised(0, &Work::Unmount);

@@ -137,8 +137,16 @@ impl Load for Files<'_> {
 /// Starts the writing back of random lower files all the while, as the kernel does of files that were dirty for half a
 /// minute: so that what nobody synced is partly on the disk, in any order.
 pub(crate) fn while_written_back(place: &Place, work: impl FnOnce()) {
+    /// Ends the thread also where `work` panics: the scope waits for it.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _over = Over(&over);
         scope.spawn(|| {
             let mut random = Random::new(1);
             while !over.load(Ordering::Relaxed) {
@@ -154,7 +162,6 @@ pub(crate) fn while_written_back(place: &Place, work: impl FnOnce()) {
             }
         });
         work();
-        over.store(true, Ordering::Relaxed);
     });
 }
 

@@ -209,7 +209,8 @@ fn full() {
     let target = Target::named(&target).unwrap_or_else(|| panic!("no target {target}"));
     let lowers = setting("EFS_CRASH_LOWER", "ext4 xfs".to_owned());
     let workloads = setting("EFS_CRASH_WORKLOADS", load::NAMES.join(" "));
-    let runs: Vec<_> = lowers.split(' ').flat_map(|l| workloads.split(' ').map(move |w| (l, w))).collect();
+    let workloads: Vec<_> = workloads.split(' ').filter(|workload| target.can(workload)).collect();
+    let runs: Vec<_> = lowers.split(' ').flat_map(|l| workloads.iter().map(move |w| (l, *w))).collect();
     let points = setting("EFS_CRASH_POINTS", 2000_usize).div_ceil(runs.len());
     let seed = setting("EFS_CRASH_SEED", 1_u64);
     let specs = runs.iter().enumerate().map(|(i, (lower, workload))| Spec {

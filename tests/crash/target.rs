@@ -209,6 +209,11 @@ impl Target {
         self == Self::Envelopefs
     }
 
+    /// Whether it can do what a workload does: gocryptfs has no holes to punch and no keys of ours.
+    pub(crate) fn can(self, workload: &str) -> bool {
+        self != Self::Gocryptfs || !matches!(workload, "space" | "keys")
+    }
+
     /// Repairs the unmounted vault.
     pub(crate) fn repair(self, place: &Place) -> Result<(), String> {
         run(self.envelopefs(place, &["check", "--repair", text(&place.vault())])).map(drop)

@@ -6,7 +6,7 @@ mod fs_support;
 
 use std::sync::Arc;
 
-use envelopefs::fs::{Caller, Options, SetAttr, SetTime};
+use envelopefs::fs::{Caller, Fs, Options, SetAttr, SetTime};
 use fs_support::{ROOT, TOP, Vault, as_user, errno, get, list, lower_names, myself, put};
 
 const USER: Caller = Caller { uid: 1000, gid: 1000, umask: 0o027 };
@@ -541,4 +541,45 @@ fn modes_do_not_keep_an_owners_daemon_out() {
         let stranger = errno(fs.create(&USER, TOP, b"g", 0o644, RDWR));
         assert!(stranger == libc::EPERM || me.uid == USER.uid);
     });
+}
+
+/// Unwraps of each operation: one for the first open of a file, none for anything else.
+#[test]
+fn operations_cost_the_fewest_unwraps() {
+    let vault = Vault::new();
+    let fs = vault.open();
+    let unwraps = |fs: &Fs| fs.provider_calls().0;
+    let start = unwraps(&fs);
+    let mib = vec![7; 1 << 20];
+    let made: Vec<_> = (0..20).map(|i| put(&fs, TOP, format!("f{i}").as_bytes(), &mib).attr.ino).collect();
+    assert_eq!(get(&fs, made[0]).unwrap(), mib);
+    assert_eq!(unwraps(&fs), start, "creates, writes and reads of files that were made here");
+    fs.close();
+    drop(fs);
+
+    let fs = vault.open();
+    let start = unwraps(&fs);
+    let files: Vec<_> =
+        (0..20).map(|i| fs.lookup(TOP, format!("f{i}").as_bytes()).unwrap().attr.ino).collect();
+    files.iter().for_each(|ino| assert_eq!(fs.getattr(*ino).unwrap().size, 1 << 20));
+    assert_eq!(list(&fs, TOP).len(), 20);
+    let fh = fs.opendir(TOP).unwrap();
+    fs.readdir(fh, 0, true, &mut |e| {
+        e.found.iter().for_each(|found| fs.forget(found.attr.ino, 1));
+        true
+    })
+    .unwrap();
+    fs.releasedir(fh);
+    fs.rename(TOP, b"f19", TOP, b"g19", 0).unwrap();
+    fs.unlink(TOP, b"f18").unwrap();
+    assert_eq!(unwraps(&fs), start, "lookup, stat, readdir, readdirplus, rename, unlink");
+    assert_eq!(get(&fs, files[3]).unwrap(), mib);
+    assert_eq!(unwraps(&fs), start + 1, "the first read");
+    for _ in 0..3 {
+        let fh = fs.open_file(files[3], libc::O_RDWR).unwrap();
+        fs.write(fh, 0, &mib, false).unwrap();
+        fs.release(fh);
+        assert_eq!(get(&fs, files[3]).unwrap(), mib);
+    }
+    assert_eq!(unwraps(&fs), start + 1, "writes and later opens");
 }

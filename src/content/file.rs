@@ -143,7 +143,9 @@ impl File {
     pub fn open(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>) -> Result<Self> {
         let disk = lower.len()?;
         let mut page = [0; MAP_PAGE];
-        let read = lower.read_at(&mut page, 0)?;
+        // No more than there is: a call less to learn that the file ends.
+        let most = usize::try_from(disk).map_or(MAP_PAGE, |n| n.min(MAP_PAGE));
+        let read = lower.read_at(&mut page[..most], 0)?;
         let file = match page[0] {
             _ if read < INLINE_HEAD => {
                 return Err(Fault::Cut { found: disk, expected: INLINE_HEAD as u64 }.into());

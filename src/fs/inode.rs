@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -59,6 +59,8 @@ pub(super) struct Inode {
     pub(super) open: Mutex<OpenState>,
     /// Handles open for writing.
     pub(super) writers: AtomicU32,
+    /// Whether it is known to have no xattr of the user's: made by this mount, which is the only one, and given none.
+    pub(super) bare: AtomicBool,
 }
 
 impl Inode {
@@ -76,6 +78,7 @@ impl Inode {
             moves: AtomicU64::new(0),
             open: Mutex::default(),
             writers: AtomicU32::new(0),
+            bare: AtomicBool::new(false),
         }
     }
 

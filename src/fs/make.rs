@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -114,14 +115,13 @@ impl Fs {
         let inode = self.enter_fresh(place, &made);
         let finish = || {
             let content = self.make_content(&inode, &lower, new)?;
-            entry::give_to(&lower.0, &made, dir, (caller.uid, caller.gid))?;
+            let given = entry::give_to(&lower.0, &made, dir, (caller.uid, caller.gid))?;
             let file = Arc::new(OpenFile::new(content, Arc::clone(&lower), true));
             inode.open.lock().start(Arc::clone(&file));
             let held = Held::new(Arc::clone(&inode), file, write, &self.table);
-            let before = stat::stat_fd(&lower.0)?;
             self.publish(place, fresh)?;
             // The name is there now, whatever happens.
-            let stat = stat::stat_fd(&lower.0).unwrap_or(before);
+            let stat = stat::stat_fd(&lower.0).unwrap_or(given);
             Ok((self.found(&inode, &stat), held))
         };
         finish().inspect_err(|_| {
@@ -152,6 +152,7 @@ impl Fs {
         match self.table.enter((ino, made), at, None, true) {
             Entered::Yes(inode) => {
                 self.dirs.remove(ino);
+                inode.bare.store(!self.options.shared, Ordering::Release);
                 inode
             }
             Entered::Moved | Entered::Other => unreachable!("entered without a count of moves, to replace"),

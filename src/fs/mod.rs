@@ -102,6 +102,11 @@ impl Fs {
         })
     }
 
+    /// Calls of the provider so far: (unwraps, generates).
+    pub fn provider_calls(&self) -> (u64, u64) {
+        self.keyring.provider_calls()
+    }
+
     /// Figures of the lower filesystem.
     pub fn statfs(&self) -> Result<StatFs> {
         let lower = rustix::fs::fstatvfs(self.top.as_fd())?;

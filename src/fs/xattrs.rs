@@ -82,6 +82,7 @@ impl Fs {
         }
         let anchor = self.anchor(&inode)?;
         let key = self.xattr_key(&inode, &anchor)?;
+        inode.bare.store(false, Ordering::Release);
         xattr::set(&anchor, &key.encode_name(name), &key.encode_value(name, value), flags)?;
         inode.attributes_changed();
         if let Some(file) = inode.open.lock().file().filter(|_| name == CAPABILITY) {
@@ -96,7 +97,7 @@ impl Fs {
         if let Kept::Plain(name) = kept(name)? {
             return Ok(xattr::get(self.anchor(&inode)?, name)?);
         }
-        if !inode.keeps_xattrs() {
+        if !inode.keeps_xattrs() || inode.bare.load(Ordering::Acquire) {
             return Err(Errno::NODATA.into());
         }
         let anchor = self.anchor(&inode)?;
@@ -153,7 +154,10 @@ impl Fs {
 
     /// Drops file capabilities.
     pub(super) fn drop_capabilities(&self, inode: &Inode, fd: impl AsFd) -> Result<()> {
-        if inode.first.kind() != S_IFREG || !fresh::has_xattr(&fd, is_ours)? {
+        if inode.first.kind() != S_IFREG
+            || inode.bare.load(Ordering::Acquire)
+            || !fresh::has_xattr(&fd, is_ours)?
+        {
             return Ok(());
         }
         let key = XattrKey::derive(self.keyring.vault_key(), &self.header(&fd)?.file_id.0);

@@ -37,21 +37,20 @@ pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
 }
 
 /// Gives a fresh inode to `owner`, keeping its permissions with set-id bits. A group inherited from a set-gid
-/// parent stays.
-pub fn give_to(fd: impl AsFd, made: &LowerStat, parent: impl AsFd, owner: (u32, u32)) -> Result<()> {
+/// parent stays. Gives its attributes then, but for the times.
+pub fn give_to(fd: impl AsFd, made: &LowerStat, parent: impl AsFd, owner: (u32, u32)) -> Result<LowerStat> {
     let uid = (made.uid != owner.0).then_some(owner.0);
     let mut gid = (made.gid != owner.1).then_some(owner.1);
     if gid.is_some() && stat_fd(parent)?.mode & libc::S_ISGID != 0 {
         gid = None;
     }
-    if uid.is_none() && gid.is_none() {
-        return Ok(());
+    if uid.is_some() || gid.is_some() {
+        chown(&fd, uid, gid)?;
+        if made.permissions() & 0o6000 != 0 && made.kind() != S_IFDIR {
+            access::chmod(fd, made.permissions())?;
+        }
     }
-    chown(&fd, uid, gid)?;
-    if made.permissions() & 0o6000 != 0 && made.kind() != S_IFDIR {
-        access::chmod(fd, made.permissions())?;
-    }
-    Ok(())
+    Ok(LowerStat { uid: uid.unwrap_or(made.uid), gid: gid.unwrap_or(made.gid), ..*made })
 }
 
 /// Makes an entry that is whole, and its owner's, before its name appears: `make` and `finish` work under the name
@@ -68,8 +67,7 @@ fn make(
         let fd = open_path(dir, temporary)?;
         let made = stat_fd(&fd)?;
         finish(&fd)?;
-        give_to(&fd, &made, dir, owner)?;
-        let given = stat_fd(&fd)?;
+        let given = give_to(&fd, &made, dir, owner)?;
         settle(dir, temporary, name)?;
         // The change of name shows in its times. It is there now, whatever happens.
         Ok(stat_fd(&fd).unwrap_or(given))
@@ -118,7 +116,13 @@ pub fn symlink(
 
 /// Links what `fd` stands for to a new name; fails where the name is taken.
 pub fn link(fd: impl AsFd, dir: impl AsFd, name: &str) -> Result<()> {
-    rustix::fs::linkat(CWD, proc_path(fd).as_str(), dir, name, AtFlags::SYMLINK_FOLLOW)
+    // Without walking through /proc where the kernel lets this user; ENOENT is its refusal (linkat(2)).
+    match rustix::fs::linkat(&fd, c"", &dir, name, AtFlags::EMPTY_PATH) {
+        Err(Errno::NOENT) => {
+            rustix::fs::linkat(CWD, proc_path(fd).as_str(), dir, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        other => other,
+    }
 }
 
 /// Renames, `flags` as `renameat2(2)` has them.

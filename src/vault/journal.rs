@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::entry::{open_dir_path, open_dir_read};
 use super::file::{DiskFile, LowerFile};
 use super::stat::stat_at;
-use super::{Listing, entry};
+use super::{Listing, entry, umask};
 use crate::format::config::CONFIG_FILE;
 use crate::format::journal::{Home, JOURNAL_DIR, Time};
 use crate::format::names::{LOST_FOUND, VAULT_DIR};
@@ -93,9 +93,14 @@ impl DiskJournal {
     /// Notes that files are changed in place from now on. Only the page cache is meant, so the note need not be durable.
     pub fn note_in_place(&self) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.dir, IN_PLACE, flags, Mode::RUSR | Mode::WUSR)?;
+        private(|| rustix::fs::openat(&self.dir, IN_PLACE, flags, Mode::RUSR | Mode::WUSR))?;
         Ok(())
     }
+}
+
+/// Makes what is the daemon's own, whatever umask this thread last created somebody's file under.
+fn private<T>(make: impl FnOnce() -> T) -> T {
+    umask::with_umask(0o077, make)
 }
 
 /// Zeros where the kernel is too old to tell.
@@ -136,7 +141,7 @@ impl JournalStore for DiskJournal {
         let file = match rustix::fs::openat(&self.dir, &name, flags, Mode::empty()) {
             Err(Errno::NOENT) => {
                 let flags = flags | OFlags::CREATE | OFlags::EXCL;
-                let file = rustix::fs::openat(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR)?;
+                let file = private(|| rustix::fs::openat(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR))?;
                 rustix::fs::fsync(open_dir_read(&self.dir, false)?)?;
                 file
             }
@@ -156,7 +161,7 @@ impl JournalStore for DiskJournal {
 
     fn set_aside(&self, number: u32) -> io::Result<()> {
         let own = open_dir_path(&self.top, VAULT_DIR)?;
-        match rustix::fs::mkdirat(&own, LOST_FOUND, Mode::RWXU) {
+        match private(|| rustix::fs::mkdirat(&own, LOST_FOUND, Mode::RWXU)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
         }

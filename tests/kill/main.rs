@@ -21,6 +21,8 @@
 mod harness;
 
 #[cfg(target_arch = "x86_64")]
+mod calls;
+#[cfg(target_arch = "x86_64")]
 mod ends;
 #[cfg(target_arch = "x86_64")]
 mod faults;

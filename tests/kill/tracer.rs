@@ -37,6 +37,7 @@ const CALLS: &[Call] = &[
     (libc::SYS_sync_file_range, "sync_file_range", true, At::Fd(0)), (libc::SYS_statx, "statx", false, At::FdPath(0)),
     (libc::SYS_fstat, "fstat", false, At::Fd(0)), (libc::SYS_newfstatat, "newfstatat", false, At::FdPath(0)),
     (libc::SYS_getdents64, "getdents64", false, At::Fd(0)), (libc::SYS_openat, "openat", true, At::FdPath(0)),
+    (libc::SYS_open, "open", false, At::Path(0)),
     (libc::SYS_readlinkat, "readlinkat", false, At::FdPath(0)), (libc::SYS_mkdirat, "mkdirat", true, At::Fd(0)),
     (libc::SYS_mknodat, "mknodat", true, At::Fd(0)), (libc::SYS_symlinkat, "symlinkat", true, At::Fd(1)),
     (libc::SYS_linkat, "linkat", true, At::Fd(2)), (libc::SYS_unlinkat, "unlinkat", true, At::Fd(0)),
@@ -66,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) seen: u64,
     /// Those that failed.
     pub(crate) failed: Vec<String>,
+    /// How often each call was made; those on the vault's own directory have `own` in front.
+    pub(crate) calls: BTreeMap<String, u64>,
 }
 
 /// A traced daemon. The trace ends with the daemon.
@@ -108,6 +111,11 @@ impl Tracer {
     /// Nothing fails any more; tells what was.
     pub(crate) fn disarm(&self) -> Plan {
         std::mem::take(&mut self.plan.lock().unwrap())
+    }
+
+    /// Calls that were counted since the plan was made.
+    pub(crate) fn seen(&self) -> u64 {
+        self.plan.lock().unwrap().seen
     }
 
     /// Whether something has failed.
@@ -227,6 +235,8 @@ impl Trace {
         }
         let place = plan.seen;
         plan.seen += 1;
+        let own = target.strip_prefix(&self.top).is_ok_and(|path| path.starts_with(".envelopefs"));
+        *plan.calls.entry(format!("{}{name}", if own { "own " } else { "" })).or_default() += 1;
         let due = plan.after.is_some_and(|after| if plan.for_good { place >= after } else { place == after });
         if !due || (!changes && plan.errno != libc::EIO) {
             return None;

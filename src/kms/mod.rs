@@ -13,6 +13,7 @@ mod error;
 mod hex;
 mod keys;
 mod labels;
+pub mod policy;
 mod records;
 mod root;
 mod store;

@@ -1,0 +1,34 @@
+//! Who may do what: key policies, IAM policies and grants, decided as AWS KMS documents it.
+//!
+//! [`parse`] reads a key policy, [`parse_identity`] a policy of a principal, [`evaluate`] decides one request and says
+//! by which statement or grant. Pure: no I/O, no clock, no store. What a request offers to conditions is gathered by
+//! [`Call::conditions`].
+//!
+//! Sources: AWS KMS Developer Guide (key policies, policy evaluation, grants, condition keys), IAM User Guide
+//! (evaluation logic, condition operators, policy variables). Not here, since no organisation stands above a local
+//! store: service control policies, permissions boundaries, session policies.
+
+mod compare;
+mod condition;
+mod conditions;
+mod decision;
+mod document;
+mod evaluate;
+mod facts;
+mod grammar;
+mod grant;
+mod json;
+mod parse;
+mod pattern;
+mod principal;
+mod value;
+
+pub use conditions::Conditions;
+pub use decision::{Decision, Missing, Reason, StatementRef};
+pub use document::{Document, Effect, Named};
+pub use evaluate::{PolicySet, Request, allows_later_change, evaluate};
+pub use facts::{Call, KeyFacts};
+pub use grammar::Malformed;
+pub use grant::{Grant, child_fits};
+pub use parse::{MAX_POLICY, parse, parse_identity};
+pub use principal::{Caller, account_of, default_key_policy};

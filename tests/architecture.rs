@@ -29,7 +29,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// Words that only one folder may use.
 const ONLY_IN: &[(&str, &str)] = &[
-    ("fuser", "fuse"),
     ("clap", "cli"),
     ("clap_complete", "cli"),
     ("clap_mangen", "cli"),
@@ -50,6 +49,8 @@ const UNSAFE: &[&str] = &[
     "src/crypto/locked/mod.rs",
     // Memory of forgotten inodes goes back to the system.
     "src/fs/memory.rs",
+    // A second descriptor of a mount.
+    "src/fuse/channel.rs",
     // Jobs that borrow the caller's buffers.
     "src/pipeline/pool.rs",
     // A umask of its own for each thread.

@@ -12,9 +12,8 @@ use parking_lot::Mutex;
 
 use super::error::CliError;
 
-/// The level unless `ENVELOPEFS_LOG` says otherwise. At it no plaintext name is logged. `fuser`'s own lines hold
-/// names (debug) or report that a caller was killed before its answer came (error).
-const DEFAULT: &str = "info,fuser=off";
+/// The level unless `ENVELOPEFS_LOG` says otherwise. At it no plaintext name is logged.
+const DEFAULT: &str = "info";
 const ENV: &str = "ENVELOPEFS_LOG";
 /// The local log daemon.
 pub(super) const SYSLOG: &str = "/dev/log";

@@ -51,6 +51,7 @@ impl Fs {
             atime: stat.atime,
             mtime: stat.mtime,
             ctime: stat.ctime,
+            btime: stat.btime,
             mode: stat.mode,
             nlink: stat.nlink.saturating_sub(hidden).max(hidden),
             uid: stat.uid,
@@ -122,6 +123,19 @@ impl Fs {
             let _still = held.file.content.hold_times();
             entry::set_times(&lower.0, NewTime::Keep, NewTime::Now)?;
             held.file.content.mark_modified();
+        }
+        Ok(())
+    }
+
+    /// Drops the set-gid bit, as a new ACL does when it is set by someone outside the file's group.
+    pub fn drop_set_gid(&self, ino: Ino) -> Result<()> {
+        self.changeable()?;
+        let inode = self.inode(ino)?;
+        let anchor = self.anchor(&inode)?;
+        let mode = stat::stat_fd(&anchor)?.permissions();
+        if mode & libc::S_ISGID != 0 {
+            access::chmod(&anchor, mode & !libc::S_ISGID)?;
+            inode.attributes_changed();
         }
         Ok(())
     }

@@ -48,12 +48,6 @@ impl Fs {
         Ok(file.content.write(offset, data)?)
     }
 
-    /// A descriptor was closed.
-    pub fn flush(&self, fh: u64) -> Result<()> {
-        // Each write was answered with its own error; there is nothing left to report.
-        self.files.get(fh).map(drop)
-    }
-
     /// The last descriptor of a handle was closed.
     pub fn release(&self, fh: u64) {
         self.files.remove(fh);

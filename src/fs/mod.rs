@@ -1,4 +1,4 @@
-//! POSIX: inodes, names, handles, permissions' residue. Knows no `fuser` type and no `clap`.
+//! POSIX: inodes, names, handles, permissions' residue. Knows nothing of the FUSE protocol and no `clap`.
 //!
 //! Every method of [`Fs`] may be called at once from any thread. Names are plaintext bytes, 1 to 255 long.
 //! Permissions are the kernel's business: it has checked them when a request comes here. What is served and what

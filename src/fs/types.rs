@@ -1,4 +1,4 @@
-//! What requests and answers are made of. Plain values, no `fuser` type among them.
+//! What requests and answers are made of. Plain values, nothing of the FUSE protocol among them.
 
 /// Inode number as the mount shows it: 1 for the top, else the lower one.
 pub type Ino = u64;
@@ -31,7 +31,7 @@ pub struct Caller {
 pub type Time = (i64, u32);
 
 /// Attributes of an inode, sizes in plaintext.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attr {
     /// Inode number.
     pub ino: Ino,
@@ -45,6 +45,8 @@ pub struct Attr {
     pub mtime: Time,
     /// Last change of attributes.
     pub ctime: Time,
+    /// Birth, where the lower filesystem keeps it.
+    pub btime: Option<Time>,
     /// Type and permissions, as `st_mode`.
     pub mode: u32,
     /// Hard links.

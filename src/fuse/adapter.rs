@@ -1,67 +1,72 @@
-//! `fuser::Filesystem` over [`Fs`]: each method translates, calls, replies, and logs what the operator should see.
+//! [`Handler`] over [`Fs`]: each method translates, calls, answers, and logs what the operator should see.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
-};
-
 use log::warn;
+use rustix::io::Errno;
 
-use super::convert::{attr, bare_attr, caller, errno, kind, set_time};
+use super::convert::errno;
 use super::corrected::{Corrected, Verdict};
+use super::entries::{Entries, Listed};
+use super::handler::{Answer, Attributes, Copying, Entry, Handler, Looked, NewMode, Opened};
+use super::notify::Notifier;
 use super::report::Report;
-use super::seek::{Seek, SeekQueue};
-use super::{buffer, negotiate, seek};
-use crate::fs::{Found, Fs, FsError, SetAttr};
+use super::seek::Seeks;
+use crate::fs::{Attr, Caller, Found, Fs, FsError, Ino, SetAttr, StatFs};
 
 /// How long the kernel trusts names and attributes: every change passes through it, so only its memory bounds them.
 const TTL: Duration = Duration::from_secs(3600);
-/// Added to the number of an entry that could not be looked at: the kernel must not take it for the inode that it may
-/// know by that number, and asks for the name when it is used.
-const NOT_LOOKED_AT: u64 = 1 << 63;
-/// The largest read that is served: `fuser`'s own request bound, above every `max_pages_limit` in use.
-const MAX_READ: u32 = 16 << 20;
+/// How long it trusts that a name does not exist: what a tool brings back into the vault shows after that.
+const MISSING: Duration = Duration::from_secs(60);
 /// Bytes of one `copy_file_range` step: a bounded time without a reply; the kernel asks again for the rest.
 const MAX_COPY: u64 = 64 << 20;
 
-/// The filesystem as `fuser` calls it.
+/// The filesystem as the kernel asks it.
 pub(super) struct Adapter {
-    pub(super) fs: Arc<Fs>,
-    pub(super) report: Arc<Report>,
-    pub(super) seeks: SeekQueue,
-    /// Set before the first request is served.
-    pub(super) notifier: Arc<OnceLock<Notifier>>,
-    pub(super) shared: bool,
-    pub(super) corrected: Corrected,
-}
-
-/// Replies with an error and, where it is noteworthy, logs it.
-macro_rules! fail {
-    ($self:ident, $what:literal, $ino:expr, $reply:ident, $error:expr) => {{
-        let error: &FsError = &$error;
-        $self.report.failed($what, $ino.0, error);
-        $reply.error(errno(error))
-    }};
+    fs: Arc<Fs>,
+    report: Report,
+    seeks: Seeks,
+    shared: bool,
+    corrected: Corrected,
 }
 
 impl Adapter {
+    pub(super) fn new(fs: Arc<Fs>, shared: bool) -> Self {
+        let (report, seeks, corrected) = (Report::new(), Seeks::default(), Corrected::default());
+        Self { fs, report, seeks, shared, corrected }
+    }
+
     fn ttl(&self) -> Duration {
         if self.shared { Duration::ZERO } else { TTL }
     }
 
+    /// The errno of a failure, which is logged where it is noteworthy.
+    fn say<T>(&self, what: &'static str, ino: Ino, done: Result<T, FsError>) -> Answer<T> {
+        done.map_err(|error| {
+            self.report.failed(what, ino, &error);
+            errno(&error)
+        })
+    }
+
+    fn attributes(&self, attr: Attr) -> Attributes {
+        Attributes { attr: self.corrected.attr(attr), valid: self.ttl() }
+    }
+
+    fn entry(&self, found: Found) -> Entry {
+        let found = self.corrected.found(found);
+        Entry { attr: found.attr, generation: found.generation, name_for: self.ttl(), attr_for: self.ttl() }
+    }
+
+    fn opened(&self, fh: u64) -> Opened {
+        Opened { fh, keep_cache: !self.shared, cache_dir: false }
+    }
+
     /// Whether the kernel has a wrong length of a file that was just opened, and has to look its name up again. Shared
     /// mounts need none of it: without write-back the kernel takes every length it is told.
-    fn must_look_again(&self, ino: INodeNo, fh: u64) -> bool {
+    fn must_look_again(&self, ino: Ino, fh: u64) -> bool {
         let Some((told, truth)) = self.fs.misled(fh).filter(|_| !self.shared) else { return false };
-        match self.corrected.note(ino.0, told, truth) {
+        match self.corrected.note(ino, told, truth) {
             Verdict::Known => false,
             Verdict::LookAgain | Verdict::Full => {
                 warn!(
@@ -71,455 +76,196 @@ impl Adapter {
             }
         }
     }
-
-    fn file_flags(&self) -> FopenFlags {
-        if self.shared { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE }
-    }
-
-    fn dir_flags(&self) -> FopenFlags {
-        if self.shared {
-            FopenFlags::empty()
-        } else {
-            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
-        }
-    }
-
-    fn entry(&self, what: &'static str, ino: INodeNo, found: Result<Found, FsError>, reply: ReplyEntry) {
-        match found {
-            Ok(found) => {
-                let found = self.corrected.found(found);
-                reply.entry(&self.ttl(), &attr(&found.attr), Generation(found.generation));
-            }
-            Err(error) => {
-                self.report.failed(what, ino.0, &error);
-                reply.error(errno(&error));
-            }
-        }
-    }
-
-    fn empty(&self, what: &'static str, ino: INodeNo, done: Result<(), FsError>, reply: ReplyEmpty) {
-        match done {
-            Ok(()) => reply.ok(),
-            Err(error) => {
-                self.report.failed(what, ino.0, &error);
-                reply.error(errno(&error));
-            }
-        }
-    }
-
-    /// The size protocol of xattrs: 0 asks for the length, too small is ERANGE.
-    fn xattr(
-        &self,
-        what: &'static str,
-        ino: INodeNo,
-        size: u32,
-        value: Result<Vec<u8>, FsError>,
-        reply: ReplyXattr,
-    ) {
-        match value {
-            Ok(bytes) => match u32::try_from(bytes.len()) {
-                Ok(len) if size == 0 => reply.size(len),
-                Ok(len) if len <= size => reply.data(&bytes),
-                _ => reply.error(Errno::ERANGE),
-            },
-            Err(error) => {
-                self.report.failed(what, ino.0, &error);
-                reply.error(errno(&error));
-            }
-        }
-    }
 }
 
-impl Filesystem for Adapter {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        negotiate::negotiate(config, self.shared);
-        Ok(())
+impl Handler for Adapter {
+    fn start(&self, notifier: &Notifier) {
+        self.seeks.start(notifier);
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry("lookup in directory", parent, self.fs.lookup(parent.0, name.as_bytes()), reply);
-    }
-
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.fs.forget(ino.0, nlookup);
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.fs.getattr(ino.0) {
-            Ok(found) => reply.attr(&self.ttl(), &attr(&self.corrected.attr(found))),
-            Err(e) => fail!(self, "stat", ino, reply, e),
+    fn lookup(&self, parent: Ino, name: &[u8]) -> Answer<Looked> {
+        match self.fs.lookup(parent, name) {
+            Ok(found) => Ok(Looked::Found(self.entry(found))),
+            Err(e) if e.errno() == libc::ENOENT && !self.shared => Ok(Looked::Missing(MISSING)),
+            Err(e) => self.say("lookup in directory", parent, Err(e)),
         }
     }
 
-    fn setattr(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<std::time::SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<std::time::SystemTime>,
-        _chgtime: Option<std::time::SystemTime>,
-        _bkuptime: Option<std::time::SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let set = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
-        match self.fs.setattr(&caller(req, 0), ino.0, &set) {
-            Ok(found) => {
-                if size.is_some() {
-                    self.corrected.changed(ino.0);
-                }
-                reply.attr(&self.ttl(), &attr(&self.corrected.attr(found)));
-            }
-            Err(e) => fail!(self, "change of attributes", ino, reply, e),
+    fn forget(&self, ino: Ino, count: u64) {
+        self.fs.forget(ino, count);
+    }
+
+    fn getattr(&self, ino: Ino) -> Answer<Attributes> {
+        self.say("stat", ino, self.fs.getattr(ino)).map(|attr| self.attributes(attr))
+    }
+
+    fn statx(&self, ino: Ino) -> Answer<Attributes> {
+        self.getattr(ino)
+    }
+
+    fn setattr(&self, caller: &Caller, ino: Ino, set: &SetAttr) -> Answer<Attributes> {
+        let attr = self.say("change of attributes", ino, self.fs.setattr(caller, ino, set))?;
+        if set.size.is_some() {
+            self.corrected.changed(ino);
         }
+        Ok(self.attributes(attr))
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.fs.readlink(ino.0) {
-            Ok(target) => reply.data(&target),
-            Err(e) => fail!(self, "readlink", ino, reply, e),
-        }
+    fn readlink(&self, ino: Ino) -> Answer<Vec<u8>> {
+        self.say("readlink", ino, self.fs.readlink(ino))
     }
 
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let made = self.fs.mknod(&caller(req, umask), parent.0, name.as_bytes(), mode, rdev);
-        self.entry("mknod in directory", parent, made, reply);
+    fn mknod(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewMode) -> Answer<Entry> {
+        let made = self.fs.mknod(caller, parent, name, new.mode, new.rdev);
+        self.say("mknod in directory", parent, made).map(|found| self.entry(found))
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let made = self.fs.mkdir(&caller(req, umask), parent.0, name.as_bytes(), mode);
-        self.entry("mkdir in directory", parent, made, reply);
+    fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32) -> Answer<Entry> {
+        let made = self.fs.mkdir(caller, parent, name, mode);
+        self.say("mkdir in directory", parent, made).map(|found| self.entry(found))
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty("unlink in directory", parent, self.fs.unlink(parent.0, name.as_bytes()), reply);
+    fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Answer<Entry> {
+        let made = self.fs.symlink(caller, parent, name, target);
+        self.say("symlink in directory", parent, made).map(|found| self.entry(found))
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty("rmdir in directory", parent, self.fs.rmdir(parent.0, name.as_bytes()), reply);
+    fn unlink(&self, parent: Ino, name: &[u8]) -> Answer<()> {
+        self.say("unlink in directory", parent, self.fs.unlink(parent, name))
     }
 
-    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let target = target.as_os_str().as_bytes();
-        let made = self.fs.symlink(&caller(req, 0), parent.0, link_name.as_bytes(), target);
-        self.entry("symlink in directory", parent, made, reply);
+    fn rmdir(&self, parent: Ino, name: &[u8]) -> Answer<()> {
+        self.say("rmdir in directory", parent, self.fs.rmdir(parent, name))
     }
 
-    fn rename(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let (name, newname) = (name.as_bytes(), newname.as_bytes());
-        let done = self.fs.rename(parent.0, name, newparent.0, newname, flags.bits());
-        self.empty("rename in directory", parent, done, reply);
+    fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32) -> Answer<()> {
+        let done = self.fs.rename(from.0, from.1, to.0, to.1, flags);
+        self.say("rename in directory", from.0, done)
     }
 
-    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.entry("link", ino, self.fs.link(ino.0, newparent.0, newname.as_bytes()), reply);
+    fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Answer<Entry> {
+        self.say("link", ino, self.fs.link(ino, parent, name)).map(|found| self.entry(found))
     }
 
     fn create(
         &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
         mode: u32,
-        umask: u32,
         flags: i32,
-        reply: ReplyCreate,
-    ) {
-        match self.fs.create(&caller(req, umask), parent.0, name.as_bytes(), mode, flags) {
-            Ok((found, fh)) => {
-                let generation = Generation(found.generation);
-                reply.created(&self.ttl(), &attr(&found.attr), generation, FileHandle(fh), self.file_flags());
-            }
-            Err(e) => fail!(self, "create in directory", parent, reply, e),
-        }
+    ) -> Answer<(Entry, Opened)> {
+        let made = self.fs.create(caller, parent, name, mode, flags);
+        let (found, fh) = self.say("create in directory", parent, made)?;
+        Ok((self.entry(found), self.opened(fh)))
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.open_file(ino.0, flags.0) {
-            Ok(fh) if self.must_look_again(ino, fh) => {
-                self.fs.release(fh);
-                reply.error(Errno::ESTALE);
-            }
-            Ok(fh) => reply.opened(FileHandle(fh), self.file_flags()),
-            Err(e) => fail!(self, "open", ino, reply, e),
+    fn open(&self, ino: Ino, flags: i32) -> Answer<Opened> {
+        let fh = self.say("open", ino, self.fs.open_file(ino, flags))?;
+        if self.must_look_again(ino, fh) {
+            self.fs.release(fh);
+            return Err(Errno::STALE);
         }
+        Ok(self.opened(fh))
     }
 
-    fn read(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        buffer::with(size.min(MAX_READ) as usize, |bytes| match self.fs.read(fh.0, offset, bytes) {
-            Ok(n) => reply.data(bytes.get(..n).unwrap_or(bytes)),
-            Err(e) => fail!(self, "read", ino, reply, e),
+    fn read(&self, ino: Ino, fh: u64, offset: u64, buf: &mut [u8]) -> Answer<usize> {
+        self.say("read", ino, self.fs.read(fh, offset, buf))
+    }
+
+    fn write(&self, ino: Ino, fh: u64, offset: u64, data: &[u8], kill_priv: bool) -> Answer<()> {
+        self.corrected.changed(ino);
+        self.say("write", ino, self.fs.write(fh, offset, data, kill_priv))?;
+        // The kernel keeps the mode it knew over a write; set-id bits that are gone must show as gone.
+        if kill_priv && let Some(notifier) = self.seeks.notifier() {
+            let _ = notifier.inval_inode(ino, -1, 0);
+        }
+        Ok(())
+    }
+
+    // No `flush`: each write was answered with its own error, there is nothing left to report at a close, and the
+    // kernel stops asking.
+
+    fn release(&self, _ino: Ino, fh: u64) {
+        self.fs.release(fh);
+    }
+
+    fn fsync(&self, ino: Ino, fh: u64, data_only: bool) -> Answer<()> {
+        self.say("fsync", ino, self.fs.fsync(fh, data_only))
+    }
+
+    fn opendir(&self, ino: Ino) -> Answer<Opened> {
+        let fh = self.say("opendir", ino, self.fs.opendir(ino))?;
+        Ok(Opened { cache_dir: !self.shared, ..self.opened(fh) })
+    }
+
+    fn readdir(&self, ino: Ino, fh: u64, offset: u64, into: &mut Entries<'_>) -> Answer<()> {
+        let plus = into.plus();
+        let done = self.fs.readdir(fh, offset, plus, &mut |entry| {
+            let listed = Listed { ino: entry.ino, next: entry.next, kind: entry.kind, name: entry.name };
+            match entry.found {
+                Some(found) => into.add_entry(&listed, &self.entry(found)),
+                // `.`, `..`, and what could not be looked at: the kernel looks it up before it is used.
+                None => into.add(&listed),
+            }
         });
+        self.say("readdir", ino, done)
     }
 
-    fn write(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.corrected.changed(ino.0);
-        match self.fs.write(fh.0, offset, data, kill_priv) {
-            Ok(()) => {
-                // The kernel keeps the mode it knew over a write; set-id bits that are gone must show as gone.
-                if kill_priv && let Some(notifier) = self.notifier.get() {
-                    let _ = notifier.inval_inode(ino, -1, 0);
-                }
-                reply.written(u32::try_from(data.len()).expect("a request is shorter than 4 GiB"));
-            }
-            Err(e) => fail!(self, "write", ino, reply, e),
-        }
+    fn releasedir(&self, _ino: Ino, fh: u64) {
+        self.fs.releasedir(fh);
     }
 
-    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        self.empty("close", ino, self.fs.flush(fh.0), reply);
+    fn fsyncdir(&self, ino: Ino, fh: u64) -> Answer<()> {
+        self.say("fsyncdir", ino, self.fs.fsyncdir(fh))
     }
 
-    fn release(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.fs.release(fh.0);
-        reply.ok();
+    fn statfs(&self) -> Answer<StatFs> {
+        self.say("statfs", super::abi::ROOT, self.fs.statfs())
     }
 
-    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.empty("fsync", ino, self.fs.fsync(fh.0, datasync), reply);
+    fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32, kill_sgid: bool) -> Answer<()> {
+        let set = self.fs.setxattr(ino, name, value, flags);
+        let done = set.and_then(|()| if kill_sgid { self.fs.drop_set_gid(ino) } else { Ok(()) });
+        self.say("setxattr", ino, done)
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.opendir(ino.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), self.dir_flags()),
-            Err(e) => fail!(self, "opendir", ino, reply, e),
-        }
+    fn getxattr(&self, ino: Ino, name: &[u8]) -> Answer<Vec<u8>> {
+        self.say("getxattr", ino, self.fs.getxattr(ino, name))
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let done = self.fs.readdir(fh.0, offset, false, &mut |entry| {
-            !reply.add(INodeNo(entry.ino), entry.next, kind(entry.kind), OsStr::from_bytes(entry.name))
-        });
-        match done {
-            Ok(()) => reply.ok(),
-            Err(e) => fail!(self, "readdir", ino, reply, e),
-        }
+    fn listxattr(&self, ino: Ino) -> Answer<Vec<u8>> {
+        self.say("listxattr", ino, self.fs.listxattr(ino))
     }
 
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let ttl = self.ttl();
-        let done = self.fs.readdir(fh.0, offset, true, &mut |entry| {
-            let (attrs, generation, ttl) = match &entry.found {
-                Some(found) => {
-                    let found = self.corrected.found(*found);
-                    (attr(&found.attr), found.generation, ttl)
-                }
-                None if matches!(entry.name, b"." | b"..") => {
-                    (bare_attr(entry.ino, entry.kind), 0, Duration::ZERO)
-                }
-                // Must be looked up before it is used: no attribute of it is true, and it has no reference.
-                None => (bare_attr(entry.ino | NOT_LOOKED_AT, entry.kind), 0, Duration::ZERO),
-            };
-            let name = OsStr::from_bytes(entry.name);
-            !reply.add(INodeNo(entry.ino), entry.next, name, &ttl, &attrs, Generation(generation))
-        });
-        match done {
-            Ok(()) => reply.ok(),
-            Err(e) => fail!(self, "readdir", ino, reply, e),
-        }
+    fn removexattr(&self, ino: Ino, name: &[u8]) -> Answer<()> {
+        self.say("removexattr", ino, self.fs.removexattr(ino, name))
     }
 
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.fs.releasedir(fh.0);
-        reply.ok();
+    fn fallocate(&self, ino: Ino, fh: u64, offset: u64, len: u64, mode: i32) -> Answer<()> {
+        self.corrected.changed(ino);
+        self.say("fallocate", ino, self.fs.fallocate(fh, offset, len, mode))
     }
 
-    fn fsyncdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.empty("fsyncdir", ino, self.fs.fsyncdir(fh.0), reply);
-    }
-
-    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.fs.statfs() {
-            Ok(s) => {
-                reply.statfs(s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize)
-            }
-            Err(e) => fail!(self, "statfs", ino, reply, e),
-        }
-    }
-
-    fn setxattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        self.empty("setxattr", ino, self.fs.setxattr(ino.0, name.as_bytes(), value, flags), reply);
-    }
-
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.xattr("getxattr", ino, size, self.fs.getxattr(ino.0, name.as_bytes()), reply);
-    }
-
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.xattr("listxattr", ino, size, self.fs.listxattr(ino.0), reply);
-    }
-
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty("removexattr", ino, self.fs.removexattr(ino.0, name.as_bytes()), reply);
-    }
-
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
-        // The kernel checks permissions itself (default_permissions) and never asks again after ENOSYS.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: fuser::ReplyBmap) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(Errno::ENOTTY);
-    }
-
-    fn poll(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _ph: fuser::PollNotifier,
-        _events: fuser::PollEvents,
-        _flags: fuser::PollFlags,
-        reply: fuser::ReplyPoll,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        self.corrected.changed(ino.0);
-        self.empty("fallocate", ino, self.fs.fallocate(fh.0, offset, length, mode), reply);
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+    fn lseek(&self, ino: Ino, fh: u64, offset: u64, whence: i32) -> Answer<u64> {
         if whence != libc::SEEK_HOLE && whence != libc::SEEK_DATA {
-            return reply.error(Errno::EINVAL);
+            return Err(Errno::INVAL);
         }
-        let seek = Seek { ino: ino.0, fh: fh.0, offset, whence, reply };
-        if !self.shared && self.fs.has_writers(ino.0) {
-            self.seeks.push(&self.fs, seek);
-        } else {
-            seek::answer(&self.fs, &self.report, seek);
+        if !self.shared && self.fs.has_writers(ino) && !self.seeks.write_back(ino) {
+            let size = self.say("seek", ino, self.fs.getattr(ino))?.size;
+            return match whence {
+                _ if offset >= size => Err(Errno::NXIO),
+                libc::SEEK_HOLE => Ok(size),
+                _ => Ok(offset),
+            };
         }
+        self.say("seek", ino, self.fs.lseek(fh, offset, whence))
     }
 
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        ino_in: INodeNo,
-        fh_in: FileHandle,
-        offset_in: u64,
-        ino_out: INodeNo,
-        fh_out: FileHandle,
-        offset_out: u64,
-        len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        self.corrected.changed(ino_out.0);
-        match self.fs.copy_file_range(fh_in.0, offset_in, fh_out.0, offset_out, len.min(MAX_COPY)) {
-            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
-            Err(e) => fail!(self, "copy_file_range", ino_in, reply, e),
-        }
+    fn copy_file_range(&self, ino: Ino, copying: &Copying) -> Answer<u64> {
+        self.corrected.changed(copying.to_ino);
+        let ((from, from_at), (to, to_at)) = (copying.from, copying.to);
+        let done = self.fs.copy_file_range(from, from_at, to, to_at, copying.len.min(MAX_COPY));
+        self.say("copy_file_range", ino, done)
     }
 }

@@ -1,36 +1,27 @@
-//! Between `fs`'s types and `fuser`'s: attributes, times, kinds, errors.
+//! Between `fs`'s types and the kernel's structures: attributes, times, lifetimes, errors.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use fuser::{Errno, FileAttr, FileType, INodeNo, Request, TimeOrNow};
+use rustix::io::Errno;
 
-use crate::fs::{Attr, Caller, FsError, SetTime, Time};
-
-/// Type of an inode from its `st_mode`. An unknown type shows as a socket: it cannot be opened.
-pub(super) fn kind(mode: u32) -> FileType {
-    match mode & libc::S_IFMT {
-        libc::S_IFREG => FileType::RegularFile,
-        libc::S_IFDIR => FileType::Directory,
-        libc::S_IFLNK => FileType::Symlink,
-        libc::S_IFIFO => FileType::NamedPipe,
-        libc::S_IFCHR => FileType::CharDevice,
-        libc::S_IFBLK => FileType::BlockDevice,
-        _ => FileType::Socket,
-    }
-}
+use super::abi::{self, SxTime};
+use super::entries::Listed;
+use super::handler::{Attributes, Entry};
+use crate::fs::{Attr, FsError, StatFs, Time};
 
 /// Attributes as the kernel takes them.
-pub(super) fn attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
+pub(super) fn attr(attr: &Attr) -> abi::Attr {
+    abi::Attr {
+        ino: attr.ino,
         size: attr.size,
         blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: kind(attr.mode),
-        perm: permissions(attr.mode),
+        atime: attr.atime.0,
+        mtime: attr.mtime.0,
+        ctime: attr.ctime.0,
+        atimensec: attr.atime.1,
+        mtimensec: attr.mtime.1,
+        ctimensec: attr.ctime.1,
+        mode: attr.mode,
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
@@ -40,88 +31,110 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
     }
 }
 
-/// Attributes of `.` and `..` in a listing: the kernel reads number and type, and ignores the rest.
-pub(super) fn bare_attr(ino: u64, mode: u32) -> FileAttr {
-    let none = (0, 0);
-    attr(&Attr {
-        ino,
-        size: 0,
-        blocks: 0,
-        atime: none,
-        mtime: none,
-        ctime: none,
-        mode,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-    })
+/// Attributes of an entry that is only listed: the kernel reads number and type.
+pub(super) fn bare(listed: &Listed<'_>) -> abi::Attr {
+    abi::Attr { ino: listed.ino, mode: listed.kind, nlink: 1, blksize: 4096, ..abi::Attr::default() }
 }
 
-/// The twelve permission bits.
-fn permissions(mode: u32) -> u16 {
-    (mode & 0o7777) as u16
-}
-
-/// A time that `SystemTime` cannot hold shows as the epoch.
-fn system_time((secs, nanos): Time) -> SystemTime {
-    let whole = Duration::new(secs.unsigned_abs(), 0);
-    let base = if secs >= 0 { UNIX_EPOCH.checked_add(whole) } else { UNIX_EPOCH.checked_sub(whole) };
-    base.and_then(|t| t.checked_add(Duration::new(0, nanos))).unwrap_or(UNIX_EPOCH)
-}
-
-/// The time of a request. `fuser` 0.18 takes (-2 s, +0.8 s) for -2.8 s instead of -1.2 s; undone here.
-fn request_time(time: SystemTime) -> Time {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(d) => (i64::try_from(d.as_secs()).unwrap_or(i64::MAX), d.subsec_nanos()),
-        Err(before) => {
-            let d = before.duration();
-            (0_i64.checked_sub_unsigned(d.as_secs()).unwrap_or(i64::MIN), d.subsec_nanos())
-        }
+/// An entry.
+pub(super) fn entry(entry: &Entry) -> abi::EntryOut {
+    abi::EntryOut {
+        nodeid: entry.attr.ino,
+        generation: entry.generation,
+        entry_valid: entry.name_for.as_secs(),
+        attr_valid: entry.attr_for.as_secs(),
+        entry_valid_nsec: entry.name_for.subsec_nanos(),
+        attr_valid_nsec: entry.attr_for.subsec_nanos(),
+        attr: attr(&entry.attr),
     }
 }
 
-/// A timestamp to set.
-pub(super) fn set_time(time: TimeOrNow) -> SetTime {
-    match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(t) => SetTime::At(request_time(t)),
+/// A name that does not exist, for so long.
+pub(super) fn missing(valid: Duration) -> abi::EntryOut {
+    abi::EntryOut {
+        entry_valid: valid.as_secs(),
+        entry_valid_nsec: valid.subsec_nanos(),
+        ..abi::EntryOut::default()
     }
 }
 
-/// Who asks.
-pub(super) fn caller(req: &Request, umask: u32) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), umask }
+/// The reply to GETATTR and SETATTR.
+pub(super) fn attributes(a: &Attributes) -> abi::AttrOut {
+    abi::AttrOut {
+        attr_valid: a.valid.as_secs(),
+        attr_valid_nsec: a.valid.subsec_nanos(),
+        dummy: 0,
+        attr: attr(&a.attr),
+    }
+}
+
+/// The reply to STATX.
+pub(super) fn statx(a: &Attributes) -> abi::StatxOut {
+    let Attributes { attr, valid } = a;
+    let born = attr.btime.map_or(0, |_| libc::STATX_BTIME);
+    let rdev = u64::from(attr.rdev);
+    abi::StatxOut {
+        attr_valid: valid.as_secs(),
+        attr_valid_nsec: valid.subsec_nanos(),
+        mask: libc::STATX_BASIC_STATS | born,
+        blksize: attr.blksize,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        // The upper half of a mode is empty.
+        mode: u16::try_from(attr.mode & 0xffff).unwrap_or(0),
+        ino: attr.ino,
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: time(attr.atime),
+        btime: time(attr.btime.unwrap_or((0, 0))),
+        ctime: time(attr.ctime),
+        mtime: time(attr.mtime),
+        rdev_major: libc::major(rdev),
+        rdev_minor: libc::minor(rdev),
+        ..abi::StatxOut::default()
+    }
+}
+
+fn time((secs, nanos): Time) -> SxTime {
+    SxTime { secs, nanos, reserved: 0 }
+}
+
+/// The reply to STATFS.
+pub(super) fn statfs(s: &StatFs) -> abi::StatfsOut {
+    abi::StatfsOut {
+        blocks: s.blocks,
+        bfree: s.bfree,
+        bavail: s.bavail,
+        files: s.files,
+        ffree: s.ffree,
+        bsize: s.bsize,
+        namelen: s.namelen,
+        frsize: s.frsize,
+        ..abi::StatfsOut::default()
+    }
 }
 
 /// The errno of an error.
 pub(super) fn errno(error: &FsError) -> Errno {
-    Errno::from_i32(error.errno())
+    Errno::from_raw_os_error(error.errno())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Times before 1970 with a fraction go to the kernel as they are: -1.2 s is (-2 s, +0.8 s).
+    /// Times before 1970 with a fraction go to the kernel as they are, and the birth time only where there is one.
     #[test]
-    fn times_before_the_epoch_keep_their_fraction() {
-        let shown = system_time((-2, 800_000_000));
-        assert_eq!(UNIX_EPOCH.duration_since(shown).expect("before").as_millis(), 1200);
-    }
-
-    /// What `fuser` makes of (-2 s, +0.8 s) in a request is read as what the kernel meant.
-    #[test]
-    fn a_request_time_before_the_epoch_is_what_the_kernel_sent() {
-        let fusers = UNIX_EPOCH - Duration::new(2, 800_000_000);
-        assert_eq!(request_time(fusers), (-2, 800_000_000));
-        assert_eq!(request_time(UNIX_EPOCH + Duration::new(7, 9)), (7, 9));
-    }
-
-    /// A time no clock can hold does not end the event loop.
-    #[test]
-    fn absurd_times_show_as_the_epoch() {
-        assert_eq!(system_time((i64::MAX, 4_000_000_000)), UNIX_EPOCH);
+    fn times_go_to_the_kernel_as_they_are() {
+        let time = (-2, 800_000_000);
+        let born = Attr { mtime: time, btime: Some(time), mode: libc::S_IFREG | 0o4755, ..Attr::default() };
+        let sent = statx(&Attributes { attr: born, valid: Duration::from_millis(1500) });
+        assert_eq!((sent.btime.secs, sent.mtime.nanos), (-2, 800_000_000));
+        assert_eq!((sent.attr_valid, sent.attr_valid_nsec), (1, 500_000_000));
+        assert_eq!((sent.mask & libc::STATX_BTIME, sent.mode), (libc::STATX_BTIME, 0o104_755));
+        let unborn = statx(&Attributes { attr: Attr { btime: None, ..born }, valid: Duration::ZERO });
+        assert_eq!(unborn.mask, libc::STATX_BASIC_STATS);
+        assert_eq!((attr(&born).mtime, attr(&born).mtimensec), time);
     }
 }

@@ -94,21 +94,7 @@ mod tests {
     use super::*;
 
     fn found(ino: Ino, size: u64) -> Found {
-        let time = (0, 0);
-        let attr = Attr {
-            ino,
-            size,
-            blocks: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            mode: libc::S_IFREG,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-        };
+        let attr = Attr { ino, size, mode: libc::S_IFREG, nlink: 1, blksize: 4096, ..Attr::default() };
         Found { attr, generation: 7 }
     }
 

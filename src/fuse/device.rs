@@ -1,7 +1,6 @@
 //! Getting a mounted `/dev/fuse` descriptor: by mount(2) where that is allowed, else through fusermount3.
 //!
-//! `fuser` could mount too, but it drops the subtype when root mounts, and answers an ordinary user's mount with
-//! EACCES for requests that the kernel makes on its own account (write-back of times).
+//! Both ways the mount shows as `fuse.envelopefs`, with the vault as its source.
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -13,11 +12,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use super::channel::open_device;
 use super::session::MountConfig;
 
 /// Why nothing was mounted.
@@ -45,10 +44,8 @@ pub enum MountError {
 
 /// Mounts at `mount_point`; gives the device to serve.
 pub(super) fn open(mount_point: &Path, config: &MountConfig) -> Result<OwnedFd, MountError> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
     // The helper too opens it as this user.
-    let device =
-        rustix::fs::open("/dev/fuse", flags, Mode::empty()).map_err(|e| MountError::NoDevice(e.into()))?;
+    let device = open_device().map_err(|e| MountError::NoDevice(e.into()))?;
     match direct(&device, mount_point, config) {
         Ok(()) => Ok(device),
         Err(Errno::PERM) => {

@@ -1,17 +1,29 @@
-//! The only folder that names `fuser`: translate, call, reply; an error is logged here, once.
+//! The kernel's FUSE protocol: requests are decoded, answered by a [`Handler`], and replied to; an error is logged here,
+//! once. The only folder that knows the protocol.
 //!
 //! Refuses to know what a key, a block or a lower path is: all of that is `fs`'s. What the kernel may cache is
 //! decided here ([`negotiate`], `adapter`), since a vault that is not shared changes only through this mount.
 
+mod abi;
 mod adapter;
 mod buffer;
+mod channel;
 mod convert;
 mod corrected;
 mod device;
+mod device_loop;
+mod dispatch;
+mod entries;
+mod handler;
 mod negotiate;
+mod notify;
 mod report;
+mod request;
 mod seek;
 mod session;
 
 pub use device::{MountError, MountLine, mountinfo};
-pub use session::{DeviceNumber, MountConfig, Mounted, mount};
+pub use entries::{Entries, Listed};
+pub use handler::{Answer, Attributes, Copying, Entry, Handler, Looked, NewMode, Opened};
+pub use notify::Notifier;
+pub use session::{DeviceNumber, MountConfig, Mounted, Session, mount};

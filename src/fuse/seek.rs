@@ -1,85 +1,48 @@
-//! SEEK_HOLE and SEEK_DATA while the kernel may hold dirty pages that `fs` has not seen.
+//! SEEK_HOLE and SEEK_DATA while the kernel may hold changed pages that `fs` has not seen.
 //!
-//! One thread asks the kernel to write the inode's pages back, waits for it, and only then answers. It must not be
-//! an event loop: the pages come back as WRITE requests that the event loops have to serve meanwhile.
+//! The thread that answers asks the kernel to write the inode's pages back, and waits. The pages come back as WRITE
+//! requests, which other threads have to serve meanwhile: so only a few may wait at once.
 
-use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
-use fuser::{Errno, INodeNo, Notifier, ReplyLseek};
 use log::debug;
 
-use super::convert::errno;
-use super::report::Report;
-use crate::fs::{Fs, Ino};
+use super::notify::Notifier;
+use crate::fs::Ino;
 
-/// Seeks that wait for the thread. Beyond it a seek is answered "all data", which is always allowed.
-const QUEUE: usize = 128;
+/// Seeks that may wait at once. Every way that requests come has more threads than this that serve it.
+pub(super) const WAITING: usize = 2;
 
-/// A seek to be answered.
-pub(super) struct Seek {
-    pub(super) ino: Ino,
-    pub(super) fh: u64,
-    pub(super) offset: u64,
-    pub(super) whence: i32,
-    pub(super) reply: ReplyLseek,
+/// Writes pages back for seeks.
+#[derive(Default)]
+pub(super) struct Seeks {
+    notifier: OnceLock<Notifier>,
+    waiting: AtomicUsize,
 }
 
-/// Way in for the event loops.
-pub(super) struct SeekQueue(Sender<Seek>);
-
-/// The queue and its other end, for [`serve`].
-pub(super) fn queue() -> (SeekQueue, Receiver<Seek>) {
-    let (sender, receiver) = bounded(QUEUE);
-    (SeekQueue(sender), receiver)
-}
-
-impl SeekQueue {
-    /// Hands a seek over, or answers it on the spot when the queue is full.
-    pub(super) fn push(&self, fs: &Fs, seek: Seek) {
-        if let Err(TrySendError::Full(seek) | TrySendError::Disconnected(seek)) = self.0.try_send(seek) {
-            answer_all_data(fs, seek);
-        }
+impl Seeks {
+    /// From now on it can speak to the kernel.
+    pub(super) fn start(&self, notifier: &Notifier) {
+        let _ = self.notifier.set(notifier.clone());
     }
-}
 
-/// Takes the whole file for data: the seek costs the caller a copy of zeros, never a byte.
-fn answer_all_data(fs: &Fs, seek: Seek) {
-    match fs.getattr(seek.ino) {
-        Err(e) => seek.reply.error(errno(&e)),
-        Ok(attr) if seek.offset >= attr.size => seek.reply.error(Errno::ENXIO),
-        Ok(attr) if seek.whence == libc::SEEK_HOLE => reply(seek.reply, attr.size),
-        Ok(_) => reply(seek.reply, seek.offset),
+    /// The way to the kernel.
+    pub(super) fn notifier(&self) -> Option<&Notifier> {
+        self.notifier.get()
     }
-}
 
-/// Answers from what `fs` knows.
-pub(super) fn answer(fs: &Fs, report: &Report, seek: Seek) {
-    match fs.lseek(seek.fh, seek.offset, seek.whence) {
-        Ok(offset) => reply(seek.reply, offset),
-        Err(e) => {
-            report.failed("seek", seek.ino, &e);
-            seek.reply.error(errno(&e));
-        }
-    }
-}
-
-fn reply(to: ReplyLseek, offset: u64) {
-    match i64::try_from(offset) {
-        Ok(offset) => to.offset(offset),
-        Err(_) => to.error(Errno::EOVERFLOW),
-    }
-}
-
-/// Serves until the last event loop is gone.
-pub(super) fn serve(seeks: &Receiver<Seek>, fs: &Arc<Fs>, report: &Report, notifier: &Notifier) {
-    for seek in seeks {
-        if let Err(e) = notifier.inval_inode(INodeNo(seek.ino), 0, 0) {
-            // Without write-back the answer would miss data in the kernel's cache: say "all data".
-            debug!("write-back before a seek in inode {}: {e}", seek.ino);
-            answer_all_data(fs, seek);
-            continue;
-        }
-        answer(fs, report, seek);
+    /// Has the kernel write back what it holds of an inode. False when it did not: the seek must then take all for
+    /// data, which is always allowed and costs the caller a copy of zeros, never a byte.
+    pub(super) fn write_back(&self, ino: Ino) -> bool {
+        let Some(notifier) = self.notifier.get() else { return false };
+        let before = self.waiting.fetch_add(1, Ordering::AcqRel);
+        let done = before < WAITING
+            && notifier
+                .inval_inode(ino, 0, 0)
+                .inspect_err(|e| debug!("write-back before a seek in inode {ino}: {e}"))
+                .is_ok();
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        done
     }
 }

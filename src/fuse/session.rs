@@ -2,18 +2,20 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use crossbeam::channel::Receiver;
-use fuser::{Config, Notifier, Session, SessionACL};
+use crossbeam::channel::bounded;
 use log::debug;
 
 use super::adapter::Adapter;
-use super::corrected::Corrected;
+use super::channel::Channel;
 use super::device::{self, MountError, mountinfo};
-use super::report::Report;
-use super::seek::{self, Seek};
+use super::handler::Handler;
+use super::negotiate::{self, Agreed};
+use super::notify::Notifier;
+use super::{device_loop, seek};
 use crate::fs::Fs;
 
 /// Event loops beyond one for each core: one may wait for the disk while the cores seal. With two a core, loops take
@@ -56,50 +58,43 @@ impl fmt::Display for DeviceNumber {
     }
 }
 
-/// A mount that is agreed with the kernel; its requests wait until [`Mounted::run`].
-pub struct Mounted {
-    session: Session<Adapter>,
-    fs: Arc<Fs>,
-    report: Arc<Report>,
-    seeks: Receiver<Seek>,
-    notifier: Arc<OnceLock<Notifier>>,
+/// A mount that is agreed with the kernel; its requests wait until [`Session::run`].
+pub struct Session<H> {
+    channel: Arc<Channel>,
+    handler: Arc<H>,
+    agreed: Agreed,
     device: DeviceNumber,
 }
 
-impl fmt::Debug for Mounted {
+impl<H> fmt::Debug for Session<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mounted({})", self.device)
+        write!(f, "Session({})", self.device)
     }
 }
+
+/// A mounted vault.
+#[derive(Debug)]
+pub struct Mounted(Session<Adapter>);
 
 /// Mounts `fs` at `mount_point`. On an error nothing stays mounted but what the error's source left.
 pub fn mount(fs: Arc<Fs>, mount_point: &Path, config: &MountConfig) -> Result<Mounted, MountError> {
-    let device = device::open(mount_point, config)?;
-    let report = Arc::new(Report::new());
-    let notifier = Arc::new(OnceLock::new());
-    let (queue, seeks) = seek::queue();
-    let adapter = Adapter {
-        fs: Arc::clone(&fs),
-        report: Arc::clone(&report),
-        seeks: queue,
-        notifier: Arc::clone(&notifier),
-        shared: config.shared,
-        corrected: Corrected::default(),
-    };
-    let mut options = Config::default();
-    options.n_threads = Some(event_loops());
-    options.clone_fd = true;
-    // Who may use the mount is decided by the mount's own options, in the kernel.
-    options.acl = SessionACL::All;
-    let session = Session::from_fd(adapter, device, SessionACL::All, options)?;
-    let number = number_of(mount_point)?;
-    if !config.shared {
-        raise_readahead(&number);
+    Session::mount(Adapter::new(fs, config.shared), mount_point, config).map(Mounted)
+}
+
+impl Mounted {
+    /// Names the mount for `/proc/self/mountinfo`.
+    pub fn device(&self) -> &DeviceNumber {
+        &self.0.device
     }
-    Ok(Mounted { session, fs, report, seeks, notifier, device: number })
+
+    /// Serves until the mount is gone. Starts the event loops: whatever they shall inherit is set up before.
+    pub fn run(self) -> io::Result<()> {
+        self.0.run()
+    }
 }
 
 fn event_loops() -> usize {
+    const { assert!(*LOOPS.start() > seek::WAITING, "a loop is left while seeks wait") };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cores + SPARE_LOOPS).clamp(*LOOPS.start(), *LOOPS.end())
 }
@@ -120,30 +115,54 @@ fn raise_readahead(number: &DeviceNumber) {
     }
 }
 
-impl Mounted {
+impl<H: Handler> Session<H> {
+    /// Mounts what `handler` answers for at `mount_point` (canonical), as `fuse.envelopefs`.
+    pub fn mount(handler: H, mount_point: &Path, config: &MountConfig) -> Result<Self, MountError> {
+        let channel = Channel::new(device::open(mount_point, config)?);
+        let agreed = negotiate::agree(&channel, config.shared)?;
+        let device = number_of(mount_point)?;
+        if !config.shared {
+            raise_readahead(&device);
+        }
+        Ok(Self { channel: Arc::new(channel), handler: Arc::new(handler), agreed, device })
+    }
+
     /// Names the mount for `/proc/self/mountinfo`.
     pub fn device(&self) -> &DeviceNumber {
         &self.device
     }
 
-    /// Serves until the mount is gone. Starts the event loops: whatever they shall inherit is set up before.
+    /// Serves until the mount is gone; then no request is in the handler any more. On an error some may be.
     pub fn run(self) -> io::Result<()> {
-        let Self { session, fs, report, seeks, notifier, .. } = self;
-        let for_seeks = session.notifier();
-        let _ = notifier.set(for_seeks.clone());
-        let thread = std::thread::Builder::new()
-            .name("efs-seek".to_owned())
-            .spawn(move || seek::serve(&seeks, &fs, &report, &for_seeks))?;
-        let ended = match session.run() {
-            // The kernel ended the connection while an event loop waited for a request: the mount is gone.
-            Err(e) if e.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
-            other => other,
-        };
-        // The adapter went with the session, and with it the queue's only way in. After a panic in an event loop
-        // others may still hold it: then the thread ends with the process.
-        if ended.is_ok() {
-            let _ = thread.join();
+        self.handler.start(&Notifier::new(Arc::clone(&self.channel)));
+        let loops = event_loops();
+        let (sender, ended) = bounded(loops);
+        for n in 0..loops {
+            let channel = self.channel_for(n);
+            let (handler, agreed, sender) = (Arc::clone(&self.handler), self.agreed, sender.clone());
+            std::thread::Builder::new().name(format!("efs-loop-{n}")).spawn(move || {
+                let serve = || device_loop::serve(&channel, &*handler, &agreed);
+                let served = catch_unwind(AssertUnwindSafe(serve));
+                drop(handler);
+                let _ =
+                    sender.send(served.unwrap_or_else(|_| Err(io::Error::other("an event loop panicked"))));
+            })?;
         }
-        ended
+        drop(sender);
+        ended.iter().try_for_each(|served| served)
+    }
+
+    /// Each loop's own descriptor, where one can be had.
+    fn channel_for(&self, n: usize) -> Arc<Channel> {
+        if n == 0 {
+            return Arc::clone(&self.channel);
+        }
+        match self.channel.another() {
+            Ok(channel) => Arc::new(channel),
+            Err(e) => {
+                debug!("no descriptor of its own for an event loop: {e}");
+                Arc::clone(&self.channel)
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ mod lifecycle;
 mod memory;
 mod options;
 mod posix;
+mod protocol;
 mod real;
 mod space;
 mod tamper;

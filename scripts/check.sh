@@ -48,6 +48,20 @@ passed=${passed:-0} failed=$((${failed:-0} + ${hung:-0}))
 # A build that broke has no counts, and no test at all is no success either.
 if [ "$failed" = 0 ] && { [ "$status" != 0 ] || [ "$passed" = 0 ]; }; then failed=1; fi
 
+# Keys, names and spans on each cipher kernel that this processor has. Vectors and mounts go over all of them by themselves.
+kernels() {
+  local flags
+  flags=" $(sed -n 's/^flags[^:]*: //p' /proc/cpuinfo | head -n 1) "
+  has() { for f in "$@"; do [[ $flags == *" $f "* ]] || return 1; done; }
+  echo portable
+  if has aes pclmulqdq avx; then echo aesni; fi
+  if has aes avx2 vaes vpclmulqdq; then echo vaes256; fi
+  if has avx512f avx512bw avx512vl avx512dq vaes vpclmulqdq; then echo vaes512; fi
+}
+for kernel in $(kernels); do
+  step "library on kernel $kernel" env EFS_TEST_KERNEL="$kernel" cargo test --locked --quiet --lib -- crypto:: pipeline::
+done
+
 say "summary"
 [ "$failed_steps" = 0 ] || echo "$failed_steps of formatting, lints, licences failed"
 echo "$passed passed, $((failed + failed_steps)) failed"

@@ -98,6 +98,9 @@ pub(super) struct MountArgs {
     /// Change files in place, for scratch data: gives up that a power cut loses nothing that fsync covered.
     #[arg(long, help_heading = "Mount")]
     pub(super) no_journal: bool,
+    /// Cipher kernel: portable, aesni, vaes256 or vaes512 (default: the fastest that the processor has).
+    #[arg(long, value_name = "NAME", help_heading = "Process")]
+    pub(super) kernel: Option<String>,
     /// Options as mount(8) takes them: ro, noatime, allow_other, suid, dev, noexec, shared, no-journal, kms-dir=DIR, ...
     #[arg(long, short, value_name = "LIST", value_delimiter = ',', help_heading = "Mount")]
     pub(super) options: Vec<String>,

@@ -15,6 +15,7 @@ use super::exit::Exit;
 use super::guardian::Guardian;
 use super::mount_options::MountOptions;
 use super::{harden, logging, mount, sandbox, signals};
+use crate::crypto::kernel;
 use crate::fs::{self, Fs, FsError};
 use crate::fuse::{self, MountConfig, Mounted};
 use crate::keys::{self, Unlock};
@@ -49,6 +50,7 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
     harden::raise_descriptor_limit();
     let blocked = signals::block().map_err(CliError::io(Path::new("signals")))?;
     start_log(plan, life)?;
+    info!("cipher kernel: {}", kernel::chosen());
     let nowhere =
         OpenOptions::new().read(true).write(true).open(NULL).map_err(CliError::io(Path::new(NULL)))?;
     if life == Life::Background {

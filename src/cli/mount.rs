@@ -15,6 +15,7 @@ use super::exit::Exit;
 use super::mount_options::MountOptions;
 use super::secrets;
 use super::{guardian, logging, mount_point};
+use crate::crypto::kernel;
 use crate::keys;
 
 /// What the daemon writes to its stdout when the mount serves.
@@ -24,6 +25,8 @@ pub(super) fn run(args: &MountArgs, argv: &[OsString]) -> Result<Exit, CliError>
     let options = MountOptions::new(args)?.absolute().map_err(CliError::io(Path::new(".")))?;
     let vault = canonical_vault(&args.vault)?;
     let mount_point = mount_point::check(&args.mount_point, &vault, options.nonempty)?;
+    // Before anything is asked; the first key follows below, here or in the daemon.
+    kernel::choose(options.kernel).map_err(|e| CliError::Usage(e.to_string()))?;
     let plan = Plan { vault, mount_point, options };
     if args.daemon_child {
         return daemon::run(&plan, passphrase_from_parent()?, daemon::Life::Background);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::args::MountArgs;
 use super::error::CliError;
 use super::secrets::KeyArgs;
+use crate::crypto::kernel::Kind;
 
 /// What a mount shall be: switches and options brought together.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,7 @@ pub(super) struct MountOptions {
     pub(super) shared: bool,
     pub(super) nonempty: bool,
     pub(super) no_journal: bool,
+    pub(super) kernel: Option<Kind>,
     pub(super) key: KeyArgs,
 }
 
@@ -41,6 +43,9 @@ impl MountOptions {
             key: args.key.clone(),
             ..Self::default()
         };
+        if let Some(name) = &args.kernel {
+            options.kernel = Some(kernel(name)?);
+        }
         for word in &args.options {
             options.apply(word)?;
         }
@@ -72,6 +77,7 @@ impl MountOptions {
             ("nonempty", _) => self.nonempty = true,
             ("no-journal", _) => self.no_journal = true,
             ("journal", _) => self.no_journal = false,
+            ("kernel", name) => self.kernel = Some(kernel(name)?),
             ("foreground", _) => self.foreground = true,
             ("no-sandbox", _) => self.no_sandbox = true,
             ("kms-dir", dir) if !dir.is_empty() => self.key.kms_dir = Some(dir.into()),
@@ -85,6 +91,10 @@ impl MountOptions {
         }
         Ok(())
     }
+}
+
+fn kernel(name: &str) -> Result<Kind, CliError> {
+    name.parse().map_err(|e: crate::crypto::kernel::KernelError| CliError::Usage(e.to_string()))
 }
 
 /// mount.fuse(8) calls `envelopefs VAULT MOUNTPOINT -o ...`: a first argument that is a path means `mount`.
@@ -129,6 +139,8 @@ mod tests {
     fn an_unknown_word_is_refused() {
         assert!(options(&["allow_othr"]).is_err());
         assert!(options(&["kms-dir="]).is_err());
+        assert!(options(&["kernel=vaes"]).is_err());
+        assert_eq!(options(&["kernel=portable"]).expect("known").kernel, Some(Kind::Portable));
     }
 
     /// The call of mount.fuse(8) becomes `mount`; a real subcommand stays.

@@ -3,7 +3,8 @@
 use zeroize::Zeroize;
 
 use super::derive::{BLOCK_KEY, MAP_KEY, hkdf_each};
-use super::kernel::{BlockKernel, PortableKernel};
+use super::kernel::{BlockKernel, Kernel};
+use super::piece::{Piece, block_ad};
 use super::{DataKey, Locked, random};
 use crate::format::ids::FileId;
 use crate::format::inline::InlineHead;
@@ -37,21 +38,14 @@ pub struct FileKeys {
 }
 
 struct Kernels {
-    block: PortableKernel,
-    map: PortableKernel,
+    block: Kernel,
+    map: Kernel,
 }
 
 impl std::fmt::Debug for FileKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("FileKeys(..)")
     }
-}
-
-/// What a block's tag binds beside its content.
-fn block_ad(index: BlockIndex) -> [u8; 9] {
-    let mut ad = [b'B'; 9];
-    ad[1..].copy_from_slice(&index.0.to_le_bytes());
-    ad
 }
 
 /// What an inline record's tag binds beside its content.
@@ -65,8 +59,7 @@ impl FileKeys {
     /// Derives block key and map key.
     pub fn derive(data_key: &DataKey, file_id: &FileId) -> Self {
         let [block, map] = hkdf_each(data_key.0.expose(), &file_id.0, [BLOCK_KEY, MAP_KEY]);
-        let kernels =
-            Kernels { block: PortableKernel::new(block.expose()), map: PortableKernel::new(map.expose()) };
+        let kernels = Kernels { block: Kernel::of(block.expose()), map: Kernel::of(map.expose()) };
         Self { kernels: Locked::new(kernels) }
     }
 
@@ -96,6 +89,20 @@ impl FileKeys {
         }
         let opened = self.kernels.block.open(&entry.nonce, &block_ad(index), buf, &entry.tag);
         if opened { Ok(()) } else { Err(Tampered) }
+    }
+
+    /// Seals a span of blocks and sets their tags; each has a fresh random nonce. Neighbours are worked on side by side.
+    pub fn seal_blocks(&self, pieces: &mut [Piece<'_>]) {
+        self.kernels.block.seal_blocks(pieces);
+    }
+
+    /// Opens a span of blocks in place; those that do not open are zeroed and have `failed` set, holes among them.
+    pub fn open_blocks(&self, pieces: &mut [Piece<'_>]) {
+        self.kernels.block.open_blocks(pieces);
+        for piece in pieces.iter_mut().filter(|piece| piece.entry.is_hole()) {
+            piece.buf.zeroize();
+            piece.failed = true;
+        }
     }
 
     /// Seals an inline file: the whole lower file, head and ciphertext. `plain` has at most 4064 bytes.

@@ -1,7 +1,7 @@
 //! Authenticators of the journal. What its records hold is sealed already, or no secret.
 
 use super::derive::{JOURNAL_KEY, hkdf};
-use super::kernel::{BlockKernel, PortableKernel};
+use super::kernel::{BlockKernel, Kernel};
 use super::{Locked, Secret, VaultKey};
 
 /// Sequence number of a log's header; records count from 1.
@@ -12,7 +12,7 @@ pub const HEADER_SEQUENCE: u64 = 0;
 pub struct JournalRoot(Secret<32>);
 
 /// The key of one log: AES-256-GCM-SIV of the empty message, AD = the bytes, nonce = the sequence number.
-pub struct JournalKey(Locked<PortableKernel>);
+pub struct JournalKey(Locked<Kernel>);
 
 impl JournalRoot {
     /// Derives it from the vault key.
@@ -22,7 +22,7 @@ impl JournalRoot {
 
     /// The key of the log with this salt.
     pub fn key(&self, salt: &[u8; 16]) -> JournalKey {
-        JournalKey(PortableKernel::locked(hkdf(self.0.expose(), salt, JOURNAL_KEY).expose()))
+        JournalKey(Kernel::locked(hkdf(self.0.expose(), salt, JOURNAL_KEY).expose()))
     }
 }
 

@@ -8,6 +8,7 @@ pub mod journal;
 pub mod kernel;
 pub mod locked;
 pub mod names;
+pub mod piece;
 pub mod random;
 pub mod seal;
 
@@ -15,6 +16,7 @@ pub use block::{FileKeys, Tampered};
 pub use journal::{JournalKey, JournalRoot};
 pub use locked::{LockStatus, Locked, Secret, lock_status};
 pub use names::{DirKey, LinkKey, XattrKey};
+pub use piece::Piece;
 pub use seal::SealKey;
 
 /// The key of one file's content. Only wrapped copies of it are stored.
@@ -43,6 +45,7 @@ mod tests {
             format!("{:?}", LinkKey::derive(&vault())),
             format!("{:?}", XattrKey::derive(&vault(), &[1; 12])),
             format!("{:?}", kernel::PortableKernel::new(&[0xdd; 32])),
+            format!("{:?}", kernel::Kernel::of(&[0xdd; 32])),
             format!("{:?}", Locked::new([0xddu8; 32])),
         ];
         for text in printed {

@@ -7,74 +7,35 @@
 mod pool;
 
 use crate::crypto::FileKeys;
-use crate::format::layout::BlockIndex;
-use crate::format::map::Entry;
 
+pub use crate::crypto::Piece;
 pub use pool::Pool;
 
 /// Blocks in one part of a split request: long enough (about 40 us of sealing) to hide waking a worker, short
 /// enough that a 1 MiB request still feeds eight.
 pub const BLOCKS_PER_PART: usize = 32;
 
-/// One block and where it belongs. Sealing fills `entry` (its nonce is set by the caller); opening reads it.
-#[derive(Debug)]
-pub struct Piece<'a> {
-    /// Index of the block in its file.
-    pub index: BlockIndex,
-    /// Nonce and tag.
-    pub entry: Entry,
-    /// Plaintext or ciphertext, changed in place. At most 4096 bytes.
-    pub buf: &'a mut [u8],
-    /// Where the plaintext is that is sealed, if not in `buf`; as long as `buf`.
-    pub source: Option<&'a [u8]>,
-    /// Set by `open` where authentication failed; the buffer is zeroed then.
-    pub failed: bool,
-}
-
-impl<'a> Piece<'a> {
-    /// A block that is about to be sealed with this nonce, or opened with this entry.
-    pub fn new(index: BlockIndex, entry: Entry, buf: &'a mut [u8]) -> Self {
-        Self { index, entry, buf, source: None, failed: false }
-    }
-
-    /// A block that is about to be sealed from elsewhere: saves the caller a copy.
-    pub fn of(index: BlockIndex, entry: Entry, source: &'a [u8], buf: &'a mut [u8]) -> Self {
-        Self { index, entry, buf, source: Some(source), failed: false }
-    }
-
-    fn seal(&mut self, keys: &FileKeys) {
-        self.entry = match self.source {
-            Some(plain) => keys.seal_block_into(self.index, self.entry.nonce, plain, self.buf),
-            None => keys.seal_block(self.index, self.entry.nonce, self.buf),
-        };
-    }
-
-    fn open(&mut self, keys: &FileKeys) {
-        self.failed = keys.open_block(self.index, &self.entry, self.buf).is_err();
-    }
-}
-
-/// Seals every piece in place.
+/// Seals every piece.
 pub fn seal(keys: &FileKeys, pieces: &mut [Piece<'_>]) {
-    each(pieces, |piece| piece.seal(keys));
+    spans(pieces, |span| keys.seal_blocks(span));
 }
 
 /// Opens every piece in place; those that do not open have `failed` set.
 pub fn open(keys: &FileKeys, pieces: &mut [Piece<'_>]) {
-    each(pieces, |piece| piece.open(keys));
+    spans(pieces, |span| keys.open_blocks(span));
 }
 
 /// As [`open`], on this thread alone: for a caller that shares the work out in parts of its own.
 pub fn open_here(keys: &FileKeys, pieces: &mut [Piece<'_>]) {
-    pieces.iter_mut().for_each(|piece| piece.open(keys));
+    keys.open_blocks(pieces);
 }
 
-fn each(pieces: &mut [Piece<'_>], work: impl Fn(&mut Piece<'_>) + Sync) {
+fn spans(pieces: &mut [Piece<'_>], work: impl Fn(&mut [Piece<'_>]) + Sync) {
     if pieces.len() <= BLOCKS_PER_PART {
-        pieces.iter_mut().for_each(work);
+        work(pieces);
         return;
     }
-    share(pieces.chunks_mut(BLOCKS_PER_PART).collect(), |part| part.iter_mut().for_each(&work));
+    share(pieces.chunks_mut(BLOCKS_PER_PART).collect(), |part| work(part));
 }
 
 /// Does the work of every part, on this thread and on workers that are free. A single part stays here.
@@ -98,6 +59,8 @@ mod tests {
     use super::*;
     use crate::crypto::{DataKey, Secret, random};
     use crate::format::ids::FileId;
+    use crate::format::layout::BlockIndex;
+    use crate::format::map::Entry;
 
     fn keys() -> FileKeys {
         FileKeys::derive(&DataKey(Secret::random()), &FileId([7; 12]))

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use envelopefs::crypto::kernel::{self, Kind};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use crate::harness::{Vault, can_mount, envelopefs, is_root, run, sh, text};
@@ -178,5 +179,47 @@ fn mount_returns_when_the_mount_is_ready() {
     run(&mut envelopefs(["umount", text(&vault.mnt)]));
     assert!(!vault.mnt.join("f").exists());
     drop(guard);
+    vault.assert_sound();
+}
+
+/// With each kernel that this processor has a mount reads what every other one wrote, and says in its log which it is;
+/// one that the processor lacks is refused.
+#[test]
+fn every_kernel_reads_what_the_others_wrote() {
+    if !can_mount() {
+        return;
+    }
+    let vault = Vault::new();
+    let kinds = kernel::available();
+    let content = |kind: Kind| -> Vec<u8> {
+        (0..300_001u32).map(|i| (i.wrapping_mul(31).wrapping_add(kind as u32) % 253) as u8).collect()
+    };
+    for (i, kind) in kinds.iter().enumerate() {
+        let mount = vault.mount_with(&format!("kernel={kind}"));
+        assert!(vault.log().contains(&format!("cipher kernel: {kind}\n")), "{}", vault.log());
+        for before in &kinds[..i] {
+            assert!(
+                fs::read(mount.path(before.name())).unwrap() == content(*before),
+                "{kind} reads {before}"
+            );
+            assert_eq!(fs::read(mount.path(&format!("{before}.small"))).unwrap(), b"inline");
+        }
+        fs::write(mount.path(kind.name()), content(*kind)).unwrap();
+        fs::write(mount.path(&format!("{kind}.small")), "inline").unwrap();
+        mount.unmount();
+    }
+    let first = kinds[0];
+    let mount = vault.mount_with(&format!("kernel={first}"));
+    for kind in &kinds {
+        assert!(fs::read(mount.path(kind.name())).unwrap() == content(*kind), "{first} reads {kind}");
+    }
+    mount.unmount();
+    for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_available()) {
+        let mut command =
+            vault.command(&["mount", text(&vault.dir), text(&vault.mnt), "--kernel", kind.name()]);
+        let refused = command.output().unwrap();
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(kind.needs()), "{refused:?}");
+    }
     vault.assert_sound();
 }

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::{open_fixed, seal_fixed};
 use crate::crypto::derive::{DIR_KEY, hkdf};
-use crate::crypto::kernel::PortableKernel;
+use crate::crypto::kernel::Kernel;
 use crate::crypto::{Locked, Tampered, VaultKey};
 use crate::format::ids::DirId;
 use crate::format::names::{MAX_SHORT_SEALED, NAME_MAX, long_name, short_name, sidecar_name};
@@ -12,7 +12,7 @@ use crate::format::names::{MAX_SHORT_SEALED, NAME_MAX, long_name, short_name, si
 /// The key of the names in one directory: derived from the vault key and the directory id.
 #[derive(Debug)]
 pub struct DirKey {
-    kernel: Locked<PortableKernel>,
+    kernel: Locked<Kernel>,
 }
 
 /// A name as it goes to the lower filesystem.
@@ -28,7 +28,7 @@ impl DirKey {
     /// Derives the key of a directory.
     pub fn derive(vault_key: &VaultKey, dir: &DirId) -> Self {
         let key = hkdf(vault_key.0.expose(), &dir.0, DIR_KEY);
-        Self { kernel: PortableKernel::locked(key.expose()) }
+        Self { kernel: Kernel::locked(key.expose()) }
     }
 
     /// Encrypts a plaintext name of 1 to 255 bytes.

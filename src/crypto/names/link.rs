@@ -2,21 +2,21 @@
 
 use super::{open_random, seal_random};
 use crate::crypto::derive::{LINK_KEY, hkdf};
-use crate::crypto::kernel::PortableKernel;
+use crate::crypto::kernel::Kernel;
 use crate::crypto::{Locked, Tampered, VaultKey};
 use crate::format::links;
 
 /// The key of symlink targets in a vault.
 #[derive(Debug)]
 pub struct LinkKey {
-    kernel: Locked<PortableKernel>,
+    kernel: Locked<Kernel>,
 }
 
 impl LinkKey {
     /// Derives the key.
     pub fn derive(vault_key: &VaultKey) -> Self {
         let key = hkdf(vault_key.0.expose(), &[], LINK_KEY);
-        Self { kernel: PortableKernel::locked(key.expose()) }
+        Self { kernel: Kernel::locked(key.expose()) }
     }
 
     /// The lower symlink's target for a plaintext target; `None` where it is too long (`ENAMETOOLONG`: more than

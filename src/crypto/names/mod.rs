@@ -11,7 +11,7 @@ pub use dir::{DirKey, EncodedName};
 pub use link::LinkKey;
 pub use xattr::XattrKey;
 
-use super::kernel::{BlockKernel, PortableKernel};
+use super::kernel::{BlockKernel, Kernel};
 use super::{Tampered, random};
 
 const NONCE: usize = 12;
@@ -21,7 +21,7 @@ const TAG: usize = 16;
 const NO_NONCE: [u8; NONCE] = [0; NONCE];
 
 /// Tag and ciphertext, the same each time.
-fn seal_fixed(kernel: &PortableKernel, ad: &[u8], plain: &[u8]) -> Vec<u8> {
+fn seal_fixed(kernel: &Kernel, ad: &[u8], plain: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(TAG + plain.len());
     out.extend_from_slice(&[0; TAG]);
     out.extend_from_slice(plain);
@@ -31,13 +31,13 @@ fn seal_fixed(kernel: &PortableKernel, ad: &[u8], plain: &[u8]) -> Vec<u8> {
 }
 
 /// Opens what [`seal_fixed`] made.
-fn open_fixed(kernel: &PortableKernel, ad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Tampered> {
+fn open_fixed(kernel: &Kernel, ad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Tampered> {
     let (tag, text) = sealed.split_first_chunk::<TAG>().ok_or(Tampered)?;
     open(kernel, &NO_NONCE, ad, tag, text)
 }
 
 /// Random nonce, tag and ciphertext.
-fn seal_random(kernel: &PortableKernel, ad: &[u8], plain: &[u8]) -> Vec<u8> {
+fn seal_random(kernel: &Kernel, ad: &[u8], plain: &[u8]) -> Vec<u8> {
     let nonce = random::array();
     let mut out = Vec::with_capacity(NONCE + TAG + plain.len());
     out.extend_from_slice(&nonce);
@@ -49,14 +49,14 @@ fn seal_random(kernel: &PortableKernel, ad: &[u8], plain: &[u8]) -> Vec<u8> {
 }
 
 /// Opens what [`seal_random`] made.
-fn open_random(kernel: &PortableKernel, ad: &[u8], record: &[u8]) -> Result<Vec<u8>, Tampered> {
+fn open_random(kernel: &Kernel, ad: &[u8], record: &[u8]) -> Result<Vec<u8>, Tampered> {
     let (nonce, rest) = record.split_first_chunk::<NONCE>().ok_or(Tampered)?;
     let (tag, text) = rest.split_first_chunk::<TAG>().ok_or(Tampered)?;
     open(kernel, nonce, ad, tag, text)
 }
 
 fn open(
-    kernel: &PortableKernel,
+    kernel: &Kernel,
     nonce: &[u8; NONCE],
     ad: &[u8],
     tag: &[u8; TAG],

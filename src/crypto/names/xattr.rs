@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::{TAG, open_fixed, open_random, seal_fixed, seal_random};
 use crate::crypto::derive::{XATTR_KEY, hkdf};
-use crate::crypto::kernel::PortableKernel;
+use crate::crypto::kernel::Kernel;
 use crate::crypto::{Locked, Tampered, VaultKey};
 use crate::format::names::{
     LONG_XATTR_PREFIX, MAX_SHORT_XATTR_SEALED, MIN_SEALED, NAME_MAX, XATTR_PREFIX, b64, unb64,
@@ -18,14 +18,14 @@ const VALUE_AD: u8 = b'v';
 /// The key of one inode's user xattrs: derived from the vault key and the file id or directory id.
 #[derive(Debug)]
 pub struct XattrKey {
-    kernel: Locked<PortableKernel>,
+    kernel: Locked<Kernel>,
 }
 
 impl XattrKey {
     /// Derives the key of an inode. `id` is its file id or directory id.
     pub fn derive(vault_key: &VaultKey, id: &[u8]) -> Self {
         let key = hkdf(vault_key.0.expose(), id, XATTR_KEY);
-        Self { kernel: PortableKernel::locked(key.expose()) }
+        Self { kernel: Kernel::locked(key.expose()) }
     }
 
     /// Lower name for a full plaintext name such as `user.colour`, of 1 to 255 bytes.

@@ -1,23 +1,11 @@
-//! AES-256-GCM-SIV over many blocks.
+//! The `aes-gcm-siv` crate: the reference, and what runs where no kernel of ours does.
 
 use aes_gcm_siv::Aes256GcmSiv;
 use aes_gcm_siv::aead::inout::InOutBuf;
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
 use zeroize::Zeroize;
 
-use super::Locked;
-
-/// What seals and opens blocks. Implementations must agree byte for byte (RFC 8452).
-pub trait BlockKernel: Send + Sync {
-    /// Name for `--kernel` and the log.
-    fn name(&self) -> &'static str;
-    /// Encrypts `buf` in place, gives the tag.
-    fn seal(&self, nonce: &[u8; 12], ad: &[u8], buf: &mut [u8]) -> [u8; 16];
-    /// Encrypts `plain` into `sealed`, which is as long, gives the tag. Saves the copy that sealing in place needs.
-    fn seal_into(&self, nonce: &[u8; 12], ad: &[u8], plain: &[u8], sealed: &mut [u8]) -> [u8; 16];
-    /// Decrypts `buf` in place. On a wrong tag `buf` is zeroed and `false` comes back.
-    fn open(&self, nonce: &[u8; 12], ad: &[u8], buf: &mut [u8], tag: &[u8; 16]) -> bool;
-}
+use super::BlockKernel;
 
 /// The `aes-gcm-siv` crate: AES-NI and PCLMULQDQ where the processor has them, constant-time code elsewhere.
 pub struct PortableKernel(Aes256GcmSiv);
@@ -30,11 +18,6 @@ impl PortableKernel {
     /// Expands a key.
     pub fn new(key: &[u8; 32]) -> Self {
         Self(Aes256GcmSiv::new(key.into()))
-    }
-
-    /// Expands a key into locked memory.
-    pub fn locked(key: &[u8; 32]) -> Locked<Self> {
-        Locked::new(Self::new(key))
     }
 }
 

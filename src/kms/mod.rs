@@ -4,6 +4,7 @@
 //! when they are made or unwrapped. Not here: policies, grants, quotas, the wire protocol.
 
 mod arn;
+pub mod audit;
 mod blob;
 mod context;
 mod crypt;
@@ -14,12 +15,14 @@ mod hex;
 mod keys;
 mod labels;
 pub mod policy;
+pub mod quota;
 mod records;
 mod root;
 mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod usage;
 
 pub use context::{EncryptionContext, canonical};
 pub use crypt::{Compact, Decrypted, Encrypted};

@@ -98,6 +98,7 @@ fn open(plan: &Plan, passphrase: Option<Zeroizing<String>>) -> Result<Fs, CliErr
         shared: plan.options.shared,
         no_atime: plan.options.no_atime,
         no_journal: plan.options.no_journal,
+        direct_lower: plan.options.direct_lower,
     };
     if options.no_journal {
         warn!("no journal: a power cut may tear what is being overwritten, also where fsync covered it");

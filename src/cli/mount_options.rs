@@ -25,6 +25,7 @@ pub(super) struct MountOptions {
     pub(super) nonempty: bool,
     pub(super) no_journal: bool,
     pub(super) kernel: Option<Kind>,
+    pub(super) direct_lower: bool,
     pub(super) key: KeyArgs,
 }
 
@@ -78,6 +79,7 @@ impl MountOptions {
             ("no-journal", _) => self.no_journal = true,
             ("journal", _) => self.no_journal = false,
             ("kernel", name) => self.kernel = Some(kernel(name)?),
+            ("direct-lower", _) => self.direct_lower = true,
             ("foreground", _) => self.foreground = true,
             ("no-sandbox", _) => self.no_sandbox = true,
             ("kms-dir", dir) if !dir.is_empty() => self.key.kms_dir = Some(dir.into()),

@@ -233,8 +233,10 @@ impl File {
             return Ok(());
         }
         BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(buffer.len().max(count * BLOCK), 0);
-            let done = self.seal_into(change, spans, end, source, buffer);
+            buffer.resize(buffer.len().max((count + 1) * BLOCK), 0);
+            // On a page: lower files that are written past the page cache ask for it.
+            let skip = buffer.as_ptr().align_offset(BLOCK).min(BLOCK);
+            let done = self.seal_into(change, spans, end, source, &mut buffer[skip..]);
             if buffer.len() > KEEP_BUFFER {
                 *buffer = Vec::new();
             }

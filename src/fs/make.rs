@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::dirs::OpenDir;
 use super::inode::{Entered, Inode};
-use super::opened::{Held, OpenFile};
+use super::opened::{Held, OpenFile, lower_file};
 use super::{Caller, Found, Fs, Ino, Result, temporary_name};
 use crate::content;
 use crate::crypto::names::EncodedName;
@@ -136,7 +136,7 @@ impl Fs {
         lower: &Arc<DiskFile>,
         new: NewFile,
     ) -> Result<Arc<content::File>> {
-        let lower = Box::new(Arc::clone(lower));
+        let lower = lower_file(lower, self.options.direct_lower);
         Ok(match &self.journal {
             Some(journal) => {
                 let link = self.journal_link(journal, inode, new.file_id);

@@ -15,7 +15,7 @@ use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
 use crate::vault::access::{self, Want};
 use crate::vault::stat::S_IFREG;
-use crate::vault::{DiskFile, xattr};
+use crate::vault::{DirectFile, DiskFile, LowerFile, xattr};
 
 /// The content of an inode that has handles.
 pub(super) struct OpenFile {
@@ -44,7 +44,7 @@ impl OpenFile {
     }
 
     /// Makes a file that was opened for reading writable. Callers hold the inode's `open` lock.
-    fn make_writable(&self) -> Result<()> {
+    fn make_writable(&self, direct: bool) -> Result<()> {
         if self.writable.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -52,7 +52,7 @@ impl OpenFile {
         let (file, _) = access::open_content(&before.0, Want::Write)?;
         access::read_alike(&file, &before.0);
         let lower = Arc::new(DiskFile(file));
-        self.content.replace_lower(Box::new(Arc::clone(&lower)));
+        self.content.replace_lower(lower_file(&lower, direct));
         *self.lower.write() = lower;
         self.writable.store(true, Ordering::Release);
         Ok(())
@@ -63,6 +63,17 @@ impl std::fmt::Debug for OpenFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("OpenFile")
     }
+}
+
+/// A lower file as `content` takes it.
+pub(super) fn lower_file(file: &Arc<DiskFile>, direct: bool) -> Box<dyn LowerFile> {
+    if direct {
+        match DirectFile::over(file) {
+            Ok(direct) => return Box::new(direct),
+            Err(e) => log::debug!("a lower file is not opened past the page cache: {e}"),
+        }
+    }
+    Box::new(Arc::clone(file))
 }
 
 /// An inode's open content and how many hold it.
@@ -83,10 +94,10 @@ impl OpenState {
         *self = Self { file: Some(file), holders: 1 };
     }
 
-    fn join(&mut self, write: bool) -> Result<Option<Arc<OpenFile>>> {
+    fn join(&mut self, write: bool, direct: bool) -> Result<Option<Arc<OpenFile>>> {
         let Some(file) = &self.file else { return Ok(None) };
         if write {
-            file.make_writable()?;
+            file.make_writable(direct)?;
         }
         self.holders += 1;
         Ok(Some(Arc::clone(file)))
@@ -233,7 +244,7 @@ impl Fs {
             return Err(if inode.is_dir() { Errno::ISDIR } else { Errno::INVAL }.into());
         }
         let held = |file| Held::new(Arc::clone(inode), file, write, &self.table);
-        let joined = inode.open.lock().join(write)?;
+        let joined = inode.open.lock().join(write, self.options.direct_lower)?;
         if let Some(file) = joined {
             return Ok(held(file));
         }
@@ -242,7 +253,7 @@ impl Fs {
         let header = self.header(&anchor)?;
         let keys = self.keyring.open_file(&header)?;
         let mut open = inode.open.lock();
-        if let Some(file) = open.join(write)? {
+        if let Some(file) = open.join(write, self.options.direct_lower)? {
             drop(open);
             return Ok(held(file));
         }
@@ -256,7 +267,7 @@ impl Fs {
             access::leave_atime(&file);
         }
         let lower = Arc::new(DiskFile(file));
-        let lower_file = Box::new(Arc::clone(&lower));
+        let lower_file = lower_file(&lower, self.options.direct_lower);
         let content = match &self.journal {
             Some(journal) => {
                 let link = self.journal_link(journal, inode, header.file_id);

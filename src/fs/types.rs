@@ -14,6 +14,8 @@ pub struct Options {
     pub no_atime: bool,
     /// Durable files are changed in place, without a journal: a power cut may tear what is being overwritten.
     pub no_journal: bool,
+    /// Blocks are read and written past the lower page cache, where the lower filesystem can.
+    pub direct_lower: bool,
 }
 
 /// Who asks.

@@ -4,6 +4,7 @@
 //! follows a symlink of the lower filesystem. Errors are the system's own ([`rustix::io::Errno`]).
 
 pub mod access;
+pub mod direct;
 pub mod entry;
 pub mod file;
 pub mod fresh;
@@ -17,6 +18,7 @@ pub mod stat;
 pub mod umask;
 pub mod xattr;
 
+pub use direct::DirectFile;
 pub use file::{DiskFile, LowerFile};
 pub use fresh::FreshFile;
 pub use journal::{DiskJournal, JournalStore};

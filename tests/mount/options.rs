@@ -1,14 +1,14 @@
 //! Mount options and users: read-only, other users, ordinary users, set-id and device files.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use envelopefs::crypto::kernel::{self, Kind};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
-use crate::harness::{Vault, can_mount, envelopefs, is_root, run, sh, text};
+use crate::harness::{Vault, can_mount, envelopefs, is_root, pattern, run, sh, text};
 
 /// A command line run by an ordinary user (`daemon` and `bin` are on every Debian).
 fn as_user(user: &str, dir: &Path, line: &str) -> Command {
@@ -61,6 +61,53 @@ fn noatime_keeps_access_times() {
     let mount = vault.mount_with("noatime");
     assert_eq!(fs::metadata(mount.path("f")).unwrap().atime(), before);
     mount.unmount();
+}
+
+/// With `direct-lower` the ciphertext of large files does not stay in the page cache, and everything reads back.
+#[test]
+fn direct_lower_leaves_the_page_cache_alone() {
+    if !can_mount() {
+        return;
+    }
+    let vault = Vault::new();
+    let resident = |options: &str, name: &str| -> Option<u64> {
+        let mount = vault.mount_with(options);
+        let plain = pattern(3 << 20, 5);
+        fs::write(mount.path(name), &plain).unwrap();
+        File::open(mount.path(name)).unwrap().sync_all().unwrap();
+        // Blocks in the middle, and a tail that is no page.
+        let file = File::options().write(true).open(mount.path(name)).unwrap();
+        file.write_all_at(b"middle", 1_000_000).unwrap();
+        file.write_all_at(b"tail", 3 << 20).unwrap();
+        drop(file);
+        let lower = fs::read_dir(&vault.dir).unwrap().map(|e| e.unwrap().path());
+        let largest = lower.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+        mount.unmount();
+        let mount = vault.mount_with(options);
+        let mut expected = plain;
+        expected[1_000_000..1_000_006].copy_from_slice(b"middle");
+        expected.extend_from_slice(b"tail");
+        assert!(fs::read(mount.path(name)).unwrap() == expected, "{options}: reads back");
+        let told = Command::new("fincore").args(["-n", "-b", "-o", "RES"]).arg(&largest).output().ok()?;
+        fs::remove_file(mount.path(name)).unwrap();
+        mount.unmount();
+        String::from_utf8_lossy(&told.stdout).trim().parse().ok()
+    };
+    let (Some(cached), Some(direct)) = (resident("", "cached"), resident("direct-lower", "direct")) else {
+        eprintln!("skipped: no fincore");
+        return;
+    };
+    assert!(cached > 3 << 20, "{cached} bytes of the lower file are in the cache");
+    if vault_is_on_tmpfs(&vault) {
+        return;
+    }
+    assert!(direct < 1 << 20, "{direct} bytes of the lower file are in the cache");
+    vault.assert_sound();
+}
+
+/// tmpfs is its page cache.
+fn vault_is_on_tmpfs(vault: &Vault) -> bool {
+    rustix::fs::statfs(&vault.dir).unwrap().f_type == 0x0102_1994
 }
 
 /// With `allow_other` every user works under his own name, and the kernel keeps them apart.

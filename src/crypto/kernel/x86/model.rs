@@ -193,6 +193,8 @@ macro_rules! model {
             fn open_blocks(has: Has<Self>, master: &Schedule, pieces: &mut [Piece<'_>]) {
                 blocks::open::<Self, 2, $span>(has, master, pieces);
             }
+            fn scrub_one(_: Has<Self>) {}
+            fn scrub_span(_: Has<Self>) {}
         }
     };
 }

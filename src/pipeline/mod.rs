@@ -17,12 +17,22 @@ pub const BLOCKS_PER_PART: usize = 32;
 
 /// Seals every piece.
 pub fn seal(keys: &FileKeys, pieces: &mut [Piece<'_>]) {
-    spans(pieces, |span| keys.seal_blocks(span));
+    spans(None, pieces, |span| keys.seal_blocks(span));
+}
+
+/// As [`seal`], with the workers of `pool` instead of the process's.
+pub fn seal_on(pool: &Pool, keys: &FileKeys, pieces: &mut [Piece<'_>]) {
+    spans(Some(pool), pieces, |span| keys.seal_blocks(span));
 }
 
 /// Opens every piece in place; those that do not open have `failed` set.
 pub fn open(keys: &FileKeys, pieces: &mut [Piece<'_>]) {
-    spans(pieces, |span| keys.open_blocks(span));
+    spans(None, pieces, |span| keys.open_blocks(span));
+}
+
+/// As [`open`], with the workers of `pool` instead of the process's.
+pub fn open_on(pool: &Pool, keys: &FileKeys, pieces: &mut [Piece<'_>]) {
+    spans(Some(pool), pieces, |span| keys.open_blocks(span));
 }
 
 /// As [`open`], on this thread alone: for a caller that shares the work out in parts of its own.
@@ -30,16 +40,20 @@ pub fn open_here(keys: &FileKeys, pieces: &mut [Piece<'_>]) {
     keys.open_blocks(pieces);
 }
 
-fn spans(pieces: &mut [Piece<'_>], work: impl Fn(&mut [Piece<'_>]) + Sync) {
+fn spans(pool: Option<&Pool>, pieces: &mut [Piece<'_>], work: impl Fn(&mut [Piece<'_>]) + Sync) {
     if pieces.len() <= BLOCKS_PER_PART {
         work(pieces);
         return;
     }
-    share(pieces.chunks_mut(BLOCKS_PER_PART).collect(), |part| work(part));
+    share_on(pool, pieces.chunks_mut(BLOCKS_PER_PART).collect(), |part| work(part));
 }
 
 /// Does the work of every part, on this thread and on workers that are free. A single part stays here.
 pub fn share<T: Send>(parts: Vec<T>, work: impl Fn(&mut T) + Sync) {
+    share_on(None, parts, work);
+}
+
+fn share_on<T: Send>(pool: Option<&Pool>, parts: Vec<T>, work: impl Fn(&mut T) + Sync) {
     // One lock a part, taken once by whoever runs it: the borrow checker's proof that parts do not overlap.
     let parts: Vec<_> = parts.into_iter().map(parking_lot::Mutex::new).collect();
     let run = |i: usize| {
@@ -50,7 +64,7 @@ pub fn share<T: Send>(parts: Vec<T>, work: impl Fn(&mut T) + Sync) {
     match parts.len() {
         0 => {}
         1 => run(0),
-        many => Pool::shared().run(many, &run),
+        many => pool.unwrap_or_else(|| Pool::shared()).run(many, &run),
     }
 }
 

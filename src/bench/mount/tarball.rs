@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+/// The directory of the tarball that holds all others.
+pub(super) const TOP: &str = "src";
 /// Files in one directory, as in large source trees.
 const FILES_PER_DIR: u32 = 15;
 /// A tar record.
@@ -17,7 +19,7 @@ pub(super) fn write(path: &Path, files: u32) -> io::Result<u64> {
     let text = text();
     let mut total = 0;
     for index in 0..files {
-        let dir = format!("src/module{:04}", index / FILES_PER_DIR);
+        let dir = format!("{TOP}/module{:04}", index / FILES_PER_DIR);
         if index % FILES_PER_DIR == 0 {
             out.write_all(&header(&format!("{dir}/"), 0, b'5', 0o755))?;
         }

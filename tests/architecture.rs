@@ -62,6 +62,10 @@ const UNSAFE: &[&str] = &[
     "src/fs/memory.rs",
     // A second descriptor of a mount.
     "src/fuse/channel.rs",
+    // Rings: memory shared with the kernel, and the commands that name it.
+    "src/fuse/rings/command.rs",
+    "src/fuse/rings/slot.rs",
+    "src/fuse/rings/worker.rs",
     // Jobs that borrow the caller's buffers.
     "src/pipeline/pool.rs",
     // A umask of its own for each thread.

@@ -101,7 +101,11 @@ pub(super) struct MountArgs {
     /// Cipher kernel: portable, aesni, vaes256 or vaes512 (default: the fastest that the processor has).
     #[arg(long, value_name = "NAME", help_heading = "Process")]
     pub(super) kernel: Option<String>,
-    /// Options as mount(8) takes them: ro, noatime, allow_other, suid, dev, noexec, shared, no-journal, direct-lower, kms-dir=DIR, ...
+    /// How the kernel's requests come: by io_uring (uring), by /dev/fuse (device), or by what is there and faster.
+    #[arg(long, value_name = "WAY", default_value = "auto", value_parser = ["auto", "device", "uring"], help_heading = "Mount")]
+    pub(super) transport: String,
+    /// Options as mount(8) takes them: ro, noatime, allow_other, suid, dev, noexec, shared, no-journal, direct-lower,
+    /// transport=WAY, kms-dir=DIR, ...
     #[arg(long, short, value_name = "LIST", value_delimiter = ',', help_heading = "Mount")]
     pub(super) options: Vec<String>,
     #[command(flatten)]

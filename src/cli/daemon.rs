@@ -17,7 +17,7 @@ use super::mount_options::MountOptions;
 use super::{harden, logging, mount, sandbox, signals};
 use crate::crypto::kernel;
 use crate::fs::{self, Fs, FsError};
-use crate::fuse::{self, MountConfig, Mounted};
+use crate::fuse::{self, MountConfig, Mounted, Transport};
 use crate::keys::{self, Unlock};
 
 /// After a signal to end, this long for programs to let go of their open files.
@@ -65,10 +65,10 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
         .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
     let told = guardian.mounted(mounted.device());
     told.map_err(CliError::io(Path::new("the guardian")))?;
-    enter_sandbox(plan)?;
+    enter_sandbox(plan, mounted.transport())?;
     let wishes = signals::listen(blocked).map_err(CliError::io(Path::new("signals")))?;
     report_ready(life, &nowhere).map_err(CliError::io(Path::new("stdout")))?;
-    info!("mounted: filesystem {}", mounted.device());
+    info!("mounted: filesystem {}, transport {}", mounted.device(), mounted.transport());
     let served = serve(mounted, &mut guardian, &wishes);
     if let Err(e) = &served {
         error!("serving ended early: {e}");
@@ -120,10 +120,11 @@ fn mount_config(plan: &Plan) -> MountConfig {
         no_exec: options.no_exec,
         allow_other: options.allow_other,
         shared: options.shared,
+        transport: options.transport,
     }
 }
 
-fn enter_sandbox(plan: &Plan) -> Result<(), CliError> {
+fn enter_sandbox(plan: &Plan, transport: Transport) -> Result<(), CliError> {
     if plan.options.no_sandbox {
         warn!("running without a sandbox (--no-sandbox)");
         return Ok(());
@@ -136,7 +137,7 @@ fn enter_sandbox(plan: &Plan) -> Result<(), CliError> {
     writable.extend(plan.options.log_file.as_deref());
     // A umask of its own needs no file; what /proc/self/fd leads to is allowed by its own path.
     let readable = [Path::new("/proc/self")];
-    let active = sandbox::enter(&writable, &readable)
+    let active = sandbox::enter(&writable, &readable, transport == Transport::Rings)
         .map_err(|e| CliError::Usage(format!("sandbox: {e} (run without it: --no-sandbox)")))?;
     info!("sandbox: {active}");
     Ok(())

@@ -9,7 +9,7 @@ use super::mount_point::MountPointFault;
 use crate::content::ContentError;
 use crate::format::config::ConfigError;
 use crate::fs::FsError;
-use crate::fuse::MountError;
+use crate::fuse::{MountError, NoRings};
 use crate::keys::{KeyError, OpenError};
 
 /// Why a command failed.
@@ -139,6 +139,10 @@ impl CliError {
             Self::Mount(_, MountError::AllowOther) => {
                 "Ask root to put the line user_allow_other into /etc/fuse.conf, or mount without allow_other.".into()
             }
+            Self::Mount(_, MountError::NoRings(NoRings::SwitchedOff)) => {
+                "As root: echo Y > /sys/module/fuse/parameters/enable_uring. Or mount with --transport device.".into()
+            }
+            Self::Mount(_, MountError::NoRings(_)) => "Mount with --transport device.".into(),
             Self::NoProtection(_) => "Choose one:\n\
                  --kms-key-file         a key file beside the store, mode 0600: starts unattended\n\
                  --passphrase-file F    a passphrase, read from a file\n\

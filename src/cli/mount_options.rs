@@ -7,6 +7,7 @@ use super::args::MountArgs;
 use super::error::CliError;
 use super::secrets::KeyArgs;
 use crate::crypto::kernel::Kind;
+use crate::fuse::Transport;
 
 /// What a mount shall be: switches and options brought together.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,7 @@ pub(super) struct MountOptions {
     pub(super) no_journal: bool,
     pub(super) kernel: Option<Kind>,
     pub(super) direct_lower: bool,
+    pub(super) transport: Transport,
     pub(super) key: KeyArgs,
 }
 
@@ -41,6 +43,7 @@ impl MountOptions {
             shared: args.shared,
             nonempty: args.nonempty,
             no_journal: args.no_journal,
+            transport: args.transport.parse().map_err(CliError::Usage)?,
             key: args.key.clone(),
             ..Self::default()
         };
@@ -80,6 +83,7 @@ impl MountOptions {
             ("journal", _) => self.no_journal = false,
             ("kernel", name) => self.kernel = Some(kernel(name)?),
             ("direct-lower", _) => self.direct_lower = true,
+            ("transport", way) => self.transport = way.parse().map_err(CliError::Usage)?,
             ("foreground", _) => self.foreground = true,
             ("no-sandbox", _) => self.no_sandbox = true,
             ("kms-dir", dir) if !dir.is_empty() => self.key.kms_dir = Some(dir.into()),
@@ -143,6 +147,7 @@ mod tests {
         assert!(options(&["kms-dir="]).is_err());
         assert!(options(&["kernel=vaes"]).is_err());
         assert_eq!(options(&["kernel=portable"]).expect("known").kernel, Some(Kind::Portable));
+        assert!(options(&["transport=carrier"]).is_err());
     }
 
     /// The call of mount.fuse(8) becomes `mount`; a real subcommand stays.

@@ -49,11 +49,12 @@ pub(super) enum SandboxError {
     Install(#[from] seccompiler::Error),
 }
 
-/// Restricts this thread and those it starts from now on; seccomp also those that run already.
-pub(super) fn enter(writable: &[&Path], readable: &[&Path]) -> Result<Active, SandboxError> {
+/// Restricts this thread and those it starts from now on; seccomp also those that run already. `rings`: with what
+/// serving by io_uring needs; the rings were made before.
+pub(super) fn enter(writable: &[&Path], readable: &[&Path], rings: bool) -> Result<Active, SandboxError> {
     harden::no_new_privileges();
     let status = landlock(writable, readable)?;
-    for filter in seccomp::filters()? {
+    for filter in seccomp::filters(rings)? {
         seccompiler::apply_filter_all_threads(&filter)?;
     }
     Ok(Active { landlock: in_words(status.ruleset), seccomp: true })

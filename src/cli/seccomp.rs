@@ -63,12 +63,15 @@ const ARCH: &[i64] = &[];
 
 /// `FUSE_DEV_IOC_CLONE`: an event loop's own descriptor.
 const FUSE_DEV_IOC_CLONE: u64 = 0x8004_e500;
+/// Sets a ring to work in the thread that serves it.
+const IORING_REGISTER_ENABLE_RINGS: u64 = 12;
 /// Shares extents between lower files.
 const FICLONERANGE: u64 = 0x4020_940d;
 
 /// The filters as the kernel takes them, in the order of their installation.
-pub(super) fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
-    Ok([no_clone3()?, allowed()?])
+/// `rings`: with what serving by io_uring needs.
+pub(super) fn filters(rings: bool) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+    Ok([no_clone3()?, allowed(rings)?])
 }
 
 /// `clone3` hides its flags behind a pointer, so no filter can tell a thread from a process: it answers as on a kernel
@@ -80,10 +83,16 @@ fn no_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?.try_into()
 }
 
-fn allowed() -> Result<BpfProgram, seccompiler::BackendError> {
+fn allowed(rings: bool) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules = BTreeMap::new();
     for call in [FILES, NAMES, PROCESS, SYSLOG, ARCH].concat() {
         rules.insert(call, vec![]);
+    }
+    if rings {
+        // No new ring can be made, and those there are do nothing but FUSE.
+        rules.insert(libc::SYS_io_uring_enter, vec![]);
+        rules.insert(libc::SYS_io_uring_register, vec![argument_is(1, IORING_REGISTER_ENABLE_RINGS)?]);
+        rules.insert(libc::SYS_sched_setaffinity, vec![]);
     }
     rules.insert(libc::SYS_ioctl, vec![argument_is(1, FUSE_DEV_IOC_CLONE)?, argument_is(1, FICLONERANGE)?]);
     rules.insert(libc::SYS_socket, vec![argument_is(0, libc::AF_UNIX.unsigned_abs().into())?]);

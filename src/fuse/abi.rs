@@ -125,6 +125,11 @@ wire! {
     /// `fuse_dirent` without its name.
     Dirent { ino: u64, off: u64, namelen: u32, kind: u32 }
 
+    /// `fuse_uring_ent_in_out`.
+    UringEntry { flags: u64, commit_id: u64, payload_sz: u32, padding: u32, reserved: u64 }
+    /// `fuse_uring_cmd_req`.
+    UringCommand { flags: u64, commit_id: u64, qid: u16, padding: [u8; 6] }
+
     /// `fuse_notify_inval_inode_out`.
     InvalInode { ino: u64, off: i64, len: i64 }
 }
@@ -153,6 +158,7 @@ pub(super) mod init {
         ASYNC_READ = 0, BIG_WRITES = 5, DONT_MASK = 6, AUTO_INVAL_DATA = 12, DO_READDIRPLUS = 13,
         READDIRPLUS_AUTO = 14, ASYNC_DIO = 15, WRITEBACK_CACHE = 16, PARALLEL_DIROPS = 18, POSIX_ACL = 20,
         MAX_PAGES = 22, CACHE_SYMLINKS = 23, HANDLE_KILLPRIV_V2 = 28, SETXATTR_EXT = 29, INIT_EXT = 30,
+        OVER_IO_URING = 41,
     }
 }
 
@@ -198,7 +204,9 @@ mod tests {
             size_of::<StatfsOut>(),
             size_of::<CopyIn>(),
             size_of::<Dirent>(),
+            size_of::<UringEntry>(),
+            size_of::<UringCommand>(),
         ];
-        assert_eq!(found, [40, 16, 64, 64, 88, 128, 104, 288, 88, 40, 80, 56, 24]);
+        assert_eq!(found, [40, 16, 64, 64, 88, 128, 104, 288, 88, 40, 80, 56, 24, 32, 24]);
     }
 }

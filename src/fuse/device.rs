@@ -17,6 +17,7 @@ use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::channel::open_device;
+use super::rings::NoRings;
 use super::session::MountConfig;
 
 /// Why nothing was mounted.
@@ -37,6 +38,9 @@ pub enum MountError {
     /// mount(2) refused.
     #[error("mount: {0}")]
     Mount(io::Error),
+    /// Rings were asked for, and there are none.
+    #[error("{0}")]
+    NoRings(#[from] NoRings),
     /// The kernel did not agree on a protocol, or a file of /proc could not be read.
     #[error("{0}")]
     Session(#[from] io::Error),

@@ -170,7 +170,7 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Makes and opens a regular file without a name (O_TMPFILE).
     fn tmpfile(&self, caller: &Caller, parent: Ino, mode: u32, flags: i32) -> Answer<(Entry, Opened)> {
-        Err(Errno::OPNOTSUPP)
+        Err(Errno::NOSYS)
     }
 
     /// Opens a regular file.
@@ -246,7 +246,7 @@ pub trait Handler: Send + Sync + 'static {
 
     /// `fallocate` with its flags.
     fn fallocate(&self, ino: Ino, fh: u64, offset: u64, len: u64, mode: i32) -> Answer<()> {
-        Err(Errno::OPNOTSUPP)
+        Err(Errno::NOSYS)
     }
 
     /// SEEK_DATA or SEEK_HOLE.

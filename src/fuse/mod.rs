@@ -19,11 +19,15 @@ mod negotiate;
 mod notify;
 mod report;
 mod request;
+mod rings;
 mod seek;
 mod session;
+mod transport;
 
 pub use device::{MountError, MountLine, mountinfo};
 pub use entries::{Entries, Listed};
 pub use handler::{Answer, Attributes, Copying, Entry, Handler, Looked, NewMode, Opened};
 pub use notify::Notifier;
+pub use rings::NoRings;
 pub use session::{DeviceNumber, MountConfig, Mounted, Session, mount};
+pub use transport::Transport;

@@ -10,7 +10,7 @@ use super::channel::Channel;
 use super::request::{self, Op};
 
 /// Bytes of the largest write: 256 pages, what `fs.fuse.max_pages_limit` allows by default.
-const MAX_WRITE: u32 = 1 << 20;
+pub(super) const MAX_WRITE: u32 = 1 << 20;
 /// Bytes of the largest request where the kernel does not offer to agree on it: 32 pages.
 const DEFAULT_WRITE: u32 = 32 << 12;
 /// Bytes of a page.
@@ -59,14 +59,19 @@ pub(super) struct Agreed {
 }
 
 impl Agreed {
+    /// Whether requests come by rings.
+    pub(super) fn rings(&self) -> bool {
+        self.flags & init::OVER_IO_URING != 0
+    }
+
     /// Whether SETXATTR comes with its flags.
     pub(super) fn setxattr_ext(&self) -> bool {
         self.flags & init::SETXATTR_EXT != 0
     }
 }
 
-/// Reads INIT and answers it.
-pub(super) fn agree(channel: &Channel, shared: bool) -> io::Result<Agreed> {
+/// Reads INIT and answers it. `rings`: they are ready to be registered.
+pub(super) fn agree(channel: &Channel, shared: bool, rings: bool) -> io::Result<Agreed> {
     let mut buf = vec![0; INIT_BUFFER];
     loop {
         let gone =
@@ -92,14 +97,14 @@ pub(super) fn agree(channel: &Channel, shared: bool) -> io::Result<Agreed> {
             );
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        let (agreed, reply) = settle(&kernel, shared);
+        let (agreed, reply) = settle(&kernel, shared, rings);
         channel.send_small(unique, 0, reply.as_bytes())?;
         return Ok(agreed);
     }
 }
 
 /// The answer to a kernel.
-fn settle(kernel: &InitIn, shared: bool) -> (Agreed, InitOut) {
+fn settle(kernel: &InitIn, shared: bool, rings: bool) -> (Agreed, InitOut) {
     let more = if kernel.flags_have(init::INIT_EXT) { u64::from(kernel.flags2) << 32 } else { 0 };
     let offered = u64::from(kernel.flags) | more;
     let by_sharing = if shared { SHARED } else { EXCLUSIVE };
@@ -109,6 +114,9 @@ fn settle(kernel: &InitIn, shared: bool) -> (Agreed, InitOut) {
             debug!("this kernel does not offer {name}");
         }
         flags |= offered & flag;
+    }
+    if rings {
+        flags |= offered & init::OVER_IO_URING;
     }
     let max_write = if flags & init::MAX_PAGES == 0 { DEFAULT_WRITE } else { MAX_WRITE };
     let reply = InitOut {
@@ -147,10 +155,10 @@ mod tests {
     fn only_what_is_offered_is_agreed() {
         let flags = low(init::POSIX_ACL | init::WRITEBACK_CACHE);
         let old = InitIn { major: 7, minor: 31, max_readahead: 131_072, flags, ..InitIn::default() };
-        let (agreed, reply) = settle(&old, false);
+        let (agreed, reply) = settle(&old, false, true);
         assert_eq!((agreed.flags, reply.flags), (u64::from(flags), flags));
         assert_eq!((reply.minor, reply.max_readahead, reply.max_write), (31, 131_072, DEFAULT_WRITE));
-        let (agreed, _) = settle(&old, true);
+        let (agreed, _) = settle(&old, true, true);
         assert_eq!(agreed.flags, init::POSIX_ACL);
     }
 
@@ -158,10 +166,11 @@ mod tests {
     #[test]
     fn the_second_half_of_the_flags_needs_its_mark() {
         let bare = InitIn { flags2: u32::MAX, ..InitIn::default() };
-        assert_eq!(settle(&bare, false).0.flags, 0);
+        assert_eq!(settle(&bare, false, true).0.flags, 0);
         let all = InitIn { flags: u32::MAX, flags2: u32::MAX, minor: abi::MINOR, ..InitIn::default() };
-        let (agreed, reply) = settle(&all, false);
+        let (agreed, reply) = settle(&all, false, false);
         assert_eq!((agreed.max_write, reply.max_pages), (MAX_WRITE, 256));
+        assert!(!agreed.rings() && settle(&all, false, true).0.rings());
         assert!(agreed.setxattr_ext() && agreed.flags & init::AUTO_INVAL_DATA == 0);
     }
 }

@@ -29,7 +29,6 @@ impl<'a> Body<'a> {
         Self { head: bytes, tail: None }
     }
 
-    #[cfg(test)]
     /// The structure in `head` (which may be longer), names and data in `tail`.
     pub(super) fn split(head: &'a [u8], tail: &'a [u8]) -> Self {
         Self { head, tail: Some(tail) }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crossbeam::channel::bounded;
+use crossbeam::channel::{Sender, bounded};
 use log::debug;
 
 use super::adapter::Adapter;
@@ -15,6 +15,8 @@ use super::device::{self, MountError, mountinfo};
 use super::handler::Handler;
 use super::negotiate::{self, Agreed};
 use super::notify::Notifier;
+use super::rings::{NoRings, Ring};
+use super::transport::Transport;
 use super::{device_loop, seek};
 use crate::fs::Fs;
 
@@ -46,6 +48,8 @@ pub struct MountConfig {
     pub allow_other: bool,
     /// Other hosts may change the vault: the kernel caches nothing.
     pub shared: bool,
+    /// How requests come.
+    pub transport: Transport,
 }
 
 /// `MAJOR:MINOR` of a mount: names it also when it no longer answers.
@@ -63,6 +67,7 @@ pub struct Session<H> {
     channel: Arc<Channel>,
     handler: Arc<H>,
     agreed: Agreed,
+    rings: Vec<Ring>,
     device: DeviceNumber,
 }
 
@@ -85,6 +90,11 @@ impl Mounted {
     /// Names the mount for `/proc/self/mountinfo`.
     pub fn device(&self) -> &DeviceNumber {
         &self.0.device
+    }
+
+    /// How requests come: never [`Transport::Auto`].
+    pub fn transport(&self) -> Transport {
+        self.0.transport()
     }
 
     /// Serves until the mount is gone. Starts the event loops: whatever they shall inherit is set up before.
@@ -118,13 +128,20 @@ fn raise_readahead(number: &DeviceNumber) {
 impl<H: Handler> Session<H> {
     /// Mounts what `handler` answers for at `mount_point` (canonical), as `fuse.envelopefs`.
     pub fn mount(handler: H, mount_point: &Path, config: &MountConfig) -> Result<Self, MountError> {
+        let mut rings = config.transport.rings(negotiate::MAX_WRITE as usize)?;
         let channel = Channel::new(device::open(mount_point, config)?);
-        let agreed = negotiate::agree(&channel, config.shared)?;
+        let agreed = negotiate::agree(&channel, config.shared, !rings.is_empty())?;
+        if !agreed.rings() {
+            if config.transport == Transport::Rings {
+                return Err(NoRings::NotInKernel.into());
+            }
+            rings.clear();
+        }
         let device = number_of(mount_point)?;
         if !config.shared {
             raise_readahead(&device);
         }
-        Ok(Self { channel: Arc::new(channel), handler: Arc::new(handler), agreed, device })
+        Ok(Self { channel: Arc::new(channel), handler: Arc::new(handler), agreed, rings, device })
     }
 
     /// Names the mount for `/proc/self/mountinfo`.
@@ -132,21 +149,28 @@ impl<H: Handler> Session<H> {
         &self.device
     }
 
+    /// How requests come: never [`Transport::Auto`].
+    pub fn transport(&self) -> Transport {
+        if self.rings.is_empty() { Transport::Device } else { Transport::Rings }
+    }
+
     /// Serves until the mount is gone; then no request is in the handler any more. On an error some may be.
-    pub fn run(self) -> io::Result<()> {
+    pub fn run(mut self) -> io::Result<()> {
         self.handler.start(&Notifier::new(Arc::clone(&self.channel)));
-        let loops = event_loops();
-        let (sender, ended) = bounded(loops);
+        let rings = std::mem::take(&mut self.rings);
+        // Beside rings the device brings what has no answer.
+        let loops = if rings.is_empty() { event_loops() } else { 1 };
+        let (sender, ended) = bounded(loops + rings.len());
         for n in 0..loops {
-            let channel = self.channel_for(n);
-            let (handler, agreed, sender) = (Arc::clone(&self.handler), self.agreed, sender.clone());
-            std::thread::Builder::new().name(format!("efs-loop-{n}")).spawn(move || {
-                let serve = || device_loop::serve(&channel, &*handler, &agreed);
-                let served = catch_unwind(AssertUnwindSafe(serve));
-                drop(handler);
-                let _ =
-                    sender.send(served.unwrap_or_else(|_| Err(io::Error::other("an event loop panicked"))));
-            })?;
+            let (channel, handler, agreed) = (self.channel_for(n), Arc::clone(&self.handler), self.agreed);
+            let serve = move || device_loop::serve(&channel, &*handler, &agreed);
+            start(format!("efs-loop-{n}"), serve, sender.clone())?;
+        }
+        for (n, ring) in rings.into_iter().enumerate() {
+            let (channel, handler, agreed) =
+                (Arc::clone(&self.channel), Arc::clone(&self.handler), self.agreed);
+            let serve = move || ring.serve(&channel, &*handler, &agreed);
+            start(format!("efs-ring-{n}"), serve, sender.clone())?;
         }
         drop(sender);
         ended.iter().try_for_each(|served| served)
@@ -165,4 +189,17 @@ impl<H: Handler> Session<H> {
             }
         }
     }
+}
+
+/// Starts a thread that tells how it ended, also by a panic.
+fn start(
+    name: String,
+    serve: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ended: Sender<io::Result<()>>,
+) -> io::Result<()> {
+    std::thread::Builder::new().name(name).spawn(move || {
+        let served = catch_unwind(AssertUnwindSafe(serve));
+        let _ = ended.send(served.unwrap_or_else(|_| Err(io::Error::other("an event loop panicked"))));
+    })?;
+    Ok(())
 }

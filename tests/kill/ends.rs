@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::faults::{Fault, HUNG, STEPS, modes, prepare, reference};
-use crate::harness::{Vault, can_mount, envelopefs, is_mounted, is_root, run, said, text};
+use crate::harness::{Vault, can_mount, envelopefs, is_mounted, is_root, run, said, text, transport};
 use crate::setting;
 use crate::tracer::{Plan, Tracer};
 use crate::tree::{self, Tree, difference};
@@ -35,7 +35,14 @@ impl Daemon {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "sh", "-c", "read go; exec \"$@\"", "sh"]);
         command.arg(env!("CARGO_BIN_EXE_envelopefs"));
-        command.args(["mount", text(&vault.dir), text(&vault.mnt), "--foreground"]);
+        command.args([
+            "mount",
+            text(&vault.dir),
+            text(&vault.mnt),
+            "--foreground",
+            "--transport",
+            &transport(),
+        ]);
         command.args(["--kms-dir", text(&vault.kms)]).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.stderr(File::create(&said).unwrap()).spawn().unwrap();
         let tracer = Tracer::attach(child.id().cast_signed(), &vault.dir).expect("it can be traced");

@@ -17,7 +17,7 @@ use rustix::fs::{
     mknodat,
 };
 
-use crate::harness::{Vault, can_mount, envelopefs, is_root, pattern, run, text};
+use crate::harness::{Vault, can_mount, envelopefs, is_root, pattern, run, text, transport};
 use crate::setting;
 use crate::tracer::{Plan, Tracer};
 use crate::tree::{self, Tree, between, difference};
@@ -143,7 +143,16 @@ pub(crate) struct Traced {
 impl Traced {
     pub(crate) fn mount(vault: &Arc<Vault>) -> Self {
         let log = vault.scratch.join("log");
-        let mount = ["mount", text(&vault.dir), text(&vault.mnt), "--log-file", text(&log)];
+        let transport = transport();
+        let mount = [
+            "mount",
+            text(&vault.dir),
+            text(&vault.mnt),
+            "--log-file",
+            text(&log),
+            "--transport",
+            &transport,
+        ];
         run(&mut vault.command(&mount));
         let tracer = Tracer::attach(daemon_of(vault), &vault.dir).expect("the daemon can be traced");
         Self { vault: Arc::clone(vault), tracer: Some(tracer) }

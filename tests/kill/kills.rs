@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::files::{FileLoad, Habit};
-use crate::harness::{Mount, Vault, can_mount, text};
+use crate::harness::{Mount, Vault, can_mount, text, transport};
 use crate::mapped::MappedLoad;
 use crate::names::NameLoad;
 use crate::random::Random;
@@ -194,7 +194,15 @@ impl Series {
 
     /// Starts the daemon and kills it before it is ready, or soon after.
     fn die_while_mounting(&self, after: Duration) {
-        let args = ["mount", text(&self.vault.dir), text(&self.vault.mnt), "--foreground"];
+        let transport = transport();
+        let args = [
+            "mount",
+            text(&self.vault.dir),
+            text(&self.vault.mnt),
+            "--foreground",
+            "--transport",
+            &transport,
+        ];
         let mut command = self.vault.command(&args);
         if !self.options.is_empty() {
             command.args(["-o", &self.options]);

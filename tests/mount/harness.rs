@@ -30,6 +30,11 @@ pub(crate) fn can_mount() -> bool {
     there
 }
 
+/// How the requests of mounts under test come, unless a test says it.
+pub(crate) fn transport() -> String {
+    std::env::var("ENVELOPEFS_TEST_TRANSPORT").unwrap_or_else(|_| "device".into())
+}
+
 /// Whether the test runs as root; says so when not.
 pub(crate) fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -153,6 +158,10 @@ impl Vault {
             "--kms-dir",
             text(&self.kms),
         ]);
+        // Never by what the machine happens to offer.
+        if !options.contains("transport=") {
+            command.args(["--transport", &transport()]);
+        }
         if !options.is_empty() {
             command.args(["-o", options]);
         }

@@ -18,3 +18,4 @@ mod protocol;
 mod real;
 mod space;
 mod tamper;
+mod transport;

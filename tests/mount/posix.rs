@@ -122,7 +122,7 @@ fn open_files_survive_the_rename_of_a_parent() {
         .truncate(true)
         .open(mount.path("a/b/c/f"))
         .unwrap();
-    let dir = openat(CWD, mount.path("a/b/c"), OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let dir = openat(CWD, mount.path("a/b/c"), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     fs::rename(mount.path("a"), mount.path("z")).unwrap();
     fs::create_dir_all(mount.path("a/b/c")).unwrap();
     file.write_all_at(b"after the rename", 0).unwrap();
@@ -407,7 +407,7 @@ fn cookies_of_a_large_directory_are_stable() {
     for i in 0..count {
         fs::write(mount.path(&format!("d/entry-{i}")), "").unwrap();
     }
-    let dir = openat(CWD, mount.path("d"), OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).unwrap();
+    let dir = openat(CWD, mount.path("d"), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let mut buf = vec![MaybeUninit::uninit(); 32 << 10];
     let mut list = |from: u64, most: usize| {
         seek(&dir, SeekFrom::Start(from)).unwrap();

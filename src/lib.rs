@@ -11,6 +11,7 @@ pub mod crypto;
 pub mod format;
 pub mod fs;
 pub mod fuse;
+pub mod hsm;
 pub mod keys;
 pub mod kms;
 pub mod pipeline;

@@ -12,6 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("crypto", &["format"]),
     ("vault", &["format"]),
     ("pipeline", &["format", "crypto"]),
+    ("hsm", &["crypto"]),
     ("kms", &["crypto"]),
     ("keys", &["format", "crypto", "kms"]),
     ("content", &["format", "crypto", "vault", "pipeline"]),
@@ -21,7 +22,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("bench", &["format", "crypto", "vault", "pipeline", "kms", "keys", "content", "fs", "fuse", "check"]),
     (
         "cli",
-        &["format", "crypto", "vault", "pipeline", "kms", "keys", "content", "fs", "fuse", "check", "bench"],
+        &[
+            "format", "crypto", "vault", "pipeline", "hsm", "kms", "keys", "content", "fs", "fuse", "check",
+            "bench",
+        ],
     ),
     ("main", &["cli"]),
     ("lib", &[]),
@@ -58,6 +62,16 @@ const UNSAFE: &[&str] = &[
     // Memory for keys: mapped, locked, kept out of core dumps, wiped.
     "src/crypto/locked/arena.rs",
     "src/crypto/locked/mod.rs",
+    // AWS-LC by its C interface: what aws-lc-rs does not offer.
+    "src/hsm/lc/cipher.rs",
+    "src/hsm/lc/hash.rs",
+    "src/hsm/lc/mod.rs",
+    "src/hsm/lc/num.rs",
+    "src/hsm/lc/pkey.rs",
+    // The PKCS#11 module: functions that C calls, with the pointers that it passes.
+    "src/hsm/module/exports.rs",
+    "src/hsm/module/mechanism.rs",
+    "src/hsm/module/memory.rs",
     // Memory of forgotten inodes goes back to the system.
     "src/fs/memory.rs",
     // A second descriptor of a mount.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::bench::BenchArgs;
+use super::hsm::HsmArgs;
 use super::kms::KmsArgs;
 use super::secrets::KeyArgs;
 
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Salvage(SalvageArgs),
     /// Works on the keys of the embedded KMS.
     Kms(KmsArgs),
+    /// Runs and manages a software HSM.
+    Hsm(HsmArgs),
     /// Measures.
     Bench(BenchArgs),
     /// Prints a completion script for a shell.

@@ -25,6 +25,8 @@ pub(super) enum CliError {
     Key(KeyError),
     /// A `kms` command, or the store of the embedded KMS.
     Kms(Box<dyn std::error::Error>),
+    /// An `hsm` command.
+    Hsm(Box<dyn std::error::Error>),
     /// A measurement.
     Bench(crate::bench::BenchError),
     /// A mount point that cannot be used.
@@ -77,6 +79,7 @@ impl CliError {
             Self::InUse(_) => Exit::InUse,
             Self::Key(e) => key_exit(e),
             Self::Top(_, FsError::Key(e)) => key_exit(e),
+            Self::Hsm(e) => super::hsm::exit_of(e.as_ref()),
             Self::Kms(e) => super::store::exit_of(e.as_ref()),
             Self::MountPoint(..) | Self::Busy(_) | Self::NotMounted(_) => Exit::MountPoint,
             Self::Mount(..) => Exit::Fuse,
@@ -217,7 +220,7 @@ impl fmt::Display for CliError {
             Self::InUse(dir) => write!(f, "{}: the vault is mounted already", dir.display()),
             Self::Top(dir, e) => write!(f, "{}: {e}", dir.display()),
             Self::Key(e) => e.fmt(f),
-            Self::Kms(e) => e.fmt(f),
+            Self::Kms(e) | Self::Hsm(e) => e.fmt(f),
             Self::Bench(e) => e.fmt(f),
             Self::MountPoint(path, fault) => write!(f, "{}: {fault}", path.display()),
             Self::Mount(path, e) => write!(f, "{}: {e}", path.display()),

@@ -14,6 +14,19 @@ pub(super) fn raise_descriptor_limit() {
     raise(Resource::Nofile);
 }
 
+/// Keeps all memory out of the swap, where the system lets an unlimited amount be locked.
+pub(super) fn lock_memory() {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    let limit = rustix::process::getrlimit(Resource::Memlock).current;
+    if limit.is_some() {
+        log::info!(
+            "memory can reach the swap: RLIMIT_MEMLOCK is limited; raise it (LimitMEMLOCK=infinity) to lock all"
+        );
+    } else if let Err(e) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE) {
+        log::info!("memory can reach the swap: {e}");
+    }
+}
+
 fn raise(resource: Resource) {
     let limit = rustix::process::getrlimit(resource);
     let _ = rustix::process::setrlimit(resource, Rlimit { current: limit.maximum, maximum: limit.maximum });

@@ -13,6 +13,7 @@ mod error;
 mod exit;
 mod guardian;
 mod harden;
+mod hsm;
 mod info;
 mod init;
 mod inspect;
@@ -77,6 +78,7 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
         Command::Kms(args) => {
             kms::run(&args, &|| args_passphrase(&args)).map_err(CliError::Kms).map(|()| Exit::Ok)
         }
+        Command::Hsm(args) => hsm::run(&args, &hsm_passphrase).map_err(CliError::Hsm).map(|()| Exit::Ok),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),
@@ -86,6 +88,12 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
 /// One line of JSON.
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("plain structures with string keys encode")
+}
+
+/// The passphrase of an HSM's root key: from the environment, or asked for.
+fn hsm_passphrase() -> std::io::Result<Option<zeroize::Zeroizing<String>>> {
+    secrets::environment_or_prompt("Passphrase of the HSM's root key: ")
+        .map_err(|e| std::io::Error::other(e.to_string()))
 }
 
 /// The passphrase for `kms` commands, which open the store themselves.

@@ -93,6 +93,14 @@ impl KeyArgs {
     }
 }
 
+/// From the environment, else asked for; `None` without a terminal.
+pub(super) fn environment_or_prompt(text: &str) -> Result<Option<Zeroizing<String>>, CliError> {
+    match KeyArgs::default().given()? {
+        Some(given) => Ok(Some(given)),
+        None => prompt(text),
+    }
+}
+
 /// The first line without its end.
 pub(super) fn first_line(from: impl Read) -> io::Result<Zeroizing<String>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
@@ -107,7 +115,7 @@ pub(super) fn first_line(from: impl Read) -> io::Result<Zeroizing<String>> {
 }
 
 /// Asks at the controlling terminal; `None` when there is none.
-fn prompt(text: &str) -> Result<Option<Zeroizing<String>>, CliError> {
+pub(super) fn prompt(text: &str) -> Result<Option<Zeroizing<String>>, CliError> {
     if !io::stdin().is_terminal() || !Path::new("/dev/tty").exists() {
         return Ok(None);
     }

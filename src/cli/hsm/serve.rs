@@ -1,0 +1,44 @@
+//! `envelopefs hsm serve`: one appliance, in the foreground, until a signal ends it.
+
+use std::error::Error;
+
+use super::Secrets;
+use super::args::ServeArgs;
+use crate::cli::{harden, logging, signals};
+use crate::hsm::{Address, Appliance, Config, Peers, Server, needs_passphrase};
+
+/// Serves until SIGTERM or SIGINT.
+pub(super) fn run(args: &ServeArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Error>> {
+    let signals = signals::listen(signals::block()?)?;
+    harden::raise_descriptor_limit();
+    harden::lock_memory();
+    logging::to_stderr();
+    let passphrase = if needs_passphrase(&args.dir)? { args.root.passphrase(secrets)? } else { None };
+    let config = Config {
+        legacy: args.legacy,
+        hsm_iv: args.hsm_iv,
+        default_user: args.default_user.clone(),
+        ..Config::default()
+    };
+    let appliance = Appliance::open(&args.dir, passphrase.as_ref().map(|p| p.as_str()), config)?;
+    let mut listen: Vec<Address> = Vec::new();
+    for text in &args.listen {
+        listen.push(text.parse()?);
+    }
+    if listen.is_empty() {
+        listen.push(Address::Unix(args.dir.join("hsm.sock")));
+    }
+    let peers = Peers { uids: args.allow_uid.clone() };
+    let mut servers = Vec::new();
+    for at in &listen {
+        servers.push(Server::start(appliance.clone(), at, peers.clone())?);
+    }
+    for server in &servers {
+        println!("{}", server.address());
+    }
+    // The first signal ends it; what is durable is durable already.
+    let _ = signals.recv();
+    drop(servers);
+    appliance.settle();
+    Ok(())
+}

@@ -1,0 +1,438 @@
+//! The appliance: its state in memory and on disk, the applications that are connected, and who is logged in.
+//!
+//! Three locks, taken in this order and none held while another process or a password is waited for: `writing` (one
+//! durable change at a time), `state`, and those of one application. Reads take `state` alone, for moments.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use cryptoki_sys::*;
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize as _;
+
+use super::Ck;
+use super::audit::{Audit, Entry, Head};
+use super::engine::Running;
+use super::error::HsmError;
+use super::object::Object;
+use super::record;
+use super::root::{self, Cost, Keys, Protection, hex};
+use super::store::{Change, Store, Table};
+use super::users::{Permission, Role, User};
+use super::wire::Op;
+use crate::crypto::random;
+
+/// Token keys of one HSM (CloudHSM hsm2m.medium: 16,666).
+pub(super) const MAX_TOKEN_OBJECTS: usize = 16_666;
+/// Session objects of all applications together.
+pub(super) const MAX_SESSION_OBJECTS: usize = 65_536;
+/// Sessions of one application (CloudHSM: 1,024).
+pub(super) const MAX_SESSIONS: usize = 1024;
+
+/// Settings of a running appliance.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Offers weak and old mechanisms too: RSA below 2,048 bits, triple DES, MD5, MACs and derivations of old.
+    pub legacy: bool,
+    /// Makes every IV of AES-GCM itself, as CloudHSM does; the caller reads it out of his parameters.
+    pub hsm_iv: bool,
+    /// Whose PIN is one without a colon.
+    pub default_user: String,
+    /// Whose SO PIN is one without a colon.
+    pub default_admin: String,
+    /// Price of a password guess.
+    pub login_cost: Cost,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            legacy: false,
+            hsm_iv: false,
+            default_user: "user".into(),
+            default_admin: "admin".into(),
+            login_cost: Cost::LOGIN,
+        }
+    }
+}
+
+/// How far the appliance has come (CloudHSM's words for a cluster).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Life {
+    /// Made; its CSR waits for a signature.
+    Uninitialized,
+    /// Has a certificate; the first admin has no password yet.
+    Initialized,
+    /// In service.
+    Active,
+}
+
+/// What the appliance is: one sealed record.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Meta {
+    pub(super) serial: String,
+    pub(super) label: String,
+    pub(super) life: Life,
+    pub(super) cluster: String,
+    /// Starts so far.
+    pub(super) reboot: u32,
+    /// Seals masked objects: the same in every member of the cluster. Hexadecimal.
+    pub(super) mask_key: String,
+    /// Approvals needed, by service.
+    pub(super) quorum: BTreeMap<String, u32>,
+    /// The key of its certificate (PKCS#8 PEM), its certificate and the customer's CA certificate (PEM).
+    pub(super) tls_key: String,
+    pub(super) certificate: String,
+    pub(super) ca: String,
+    pub(super) audit: Head,
+}
+
+impl Drop for Meta {
+    fn drop(&mut self) {
+        self.mask_key.zeroize();
+        self.tls_key.zeroize();
+    }
+}
+
+/// What is in memory.
+pub(super) struct State {
+    pub(super) meta: Meta,
+    pub(super) users: BTreeMap<String, User>,
+    pub(super) objects: HashMap<u64, Arc<Object>>,
+    pub(super) token_objects: usize,
+}
+
+/// One HSM.
+pub struct Appliance {
+    pub(super) dir: PathBuf,
+    pub(super) config: Config,
+    pub(super) store: Store,
+    pub(super) state: RwLock<State>,
+    /// Held over each durable change, so that the store and the memory change in the same order.
+    pub(super) writing: Mutex<()>,
+    /// Held over each check of a password: guesses come one after another, and the fifth wrong one is the last.
+    pub(super) guessing: Mutex<()>,
+    pub(super) audit: Mutex<Audit>,
+    pub(super) apps: Mutex<HashMap<u64, Arc<App>>>,
+    next: AtomicU64,
+}
+
+/// Who is logged in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Login {
+    pub(super) name: String,
+    pub(super) role: Role,
+}
+
+/// One application: all connections of one process share its login, as PKCS#11 6.7.4 has it.
+pub(super) struct App {
+    pub(super) id: u64,
+    pub(super) token: [u8; 32],
+    pub(super) login: RwLock<Option<Login>>,
+    pub(super) sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    pub(super) connections: AtomicUsize,
+    /// Lives on without connections until then: a command line's login.
+    pub(super) kept_until: Mutex<Option<std::time::Instant>>,
+}
+
+/// One session.
+pub(super) struct Session {
+    pub(super) id: u64,
+    pub(super) rw: bool,
+    pub(super) running: Mutex<[Option<Running>; Op::ALL.len()]>,
+    /// A context-specific login came: the next use of a key with CKA_ALWAYS_AUTHENTICATE may go on.
+    pub(super) context: AtomicBool,
+}
+
+impl App {
+    pub(super) fn session(&self, id: u64) -> Ck<Arc<Session>> {
+        self.sessions.lock().get(&id).cloned().ok_or(CKR_SESSION_HANDLE_INVALID)
+    }
+
+    pub(super) fn role(&self) -> Option<Role> {
+        self.login.read().as_ref().map(|l| l.role)
+    }
+
+    /// The crypto user that is logged in.
+    pub(super) fn crypto_user(&self, what: Permission) -> Ck<String> {
+        match &*self.login.read() {
+            Some(login) if what.of(Some(login.role)) => Ok(login.name.clone()),
+            _ => Err(CKR_USER_NOT_LOGGED_IN),
+        }
+    }
+}
+
+impl Appliance {
+    /// Makes an appliance in a new or empty directory.
+    ///
+    /// # Errors
+    /// A directory that holds something, or the disk's.
+    pub fn create(dir: &Path, protection: &Protection, cost: Cost) -> Result<(), HsmError> {
+        let keys = root::create(dir, protection, cost)?;
+        let store = Store::open(dir, keys.store, true)?;
+        let meta = Meta {
+            serial: hex(&random::array::<8>()),
+            label: String::new(),
+            life: Life::Uninitialized,
+            cluster: String::new(),
+            reboot: 0,
+            mask_key: hex(crate::crypto::Secret::<32>::random().expose()),
+            quorum: BTreeMap::new(),
+            tls_key: String::new(),
+            certificate: String::new(),
+            ca: String::new(),
+            audit: Head::default(),
+        };
+        store.write(&[record::meta(&meta).change()])
+    }
+
+    /// Opens the appliance of a directory; at most one process does.
+    ///
+    /// # Errors
+    /// No appliance there, a wrong passphrase, a damaged store, another process.
+    pub fn open(dir: &Path, passphrase: Option<&str>, config: Config) -> Result<Arc<Self>, HsmError> {
+        let keys = root::open(dir, passphrase)?;
+        Self::launch(dir, keys, config)
+    }
+
+    fn launch(dir: &Path, keys: Keys, config: Config) -> Result<Arc<Self>, HsmError> {
+        let store = Store::open(dir, keys.store, false)?;
+        let mut meta = record::read_meta(&store, dir)?;
+        meta.reboot += 1;
+        store.write(&[record::meta(&meta).change()])?;
+        let audit = Audit::open(dir, keys.audit, &meta.audit, meta.reboot)?;
+        let users = record::read_users(&store, dir)?;
+        let objects = record::read_objects(&store, dir)?;
+        let token_objects = objects.len();
+        let appliance = Arc::new(Self {
+            dir: dir.to_owned(),
+            config,
+            store,
+            state: RwLock::new(State { meta, users, objects, token_objects }),
+            writing: Mutex::new(()),
+            guessing: Mutex::new(()),
+            audit: Mutex::new(audit),
+            apps: Mutex::new(HashMap::new()),
+            // From a random point on, so that a handle of before a restart is not another one now.
+            next: AtomicU64::new(u64::from(u32::from_le_bytes(random::array())) << 16 | 1),
+        });
+        let weak = Arc::downgrade(&appliance);
+        let spawned = std::thread::Builder::new().name("hsm-settle".into()).spawn(move || {
+            loop {
+                std::thread::sleep(super::audit::SETTLE);
+                let Some(appliance) = weak.upgrade() else { return };
+                appliance.settle();
+                appliance.forget_idle();
+            }
+        });
+        spawned.map_err(HsmError::io(dir))?;
+        Ok(appliance)
+    }
+
+    /// A number that was not used before.
+    pub(super) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes the audit log durable, then the head of its chain.
+    pub fn settle(&self) {
+        let Some((file, head)) = self.audit.lock().unsettled() else { return };
+        if let Err(e) = file.sync_data() {
+            log::error!("audit log: {e}");
+            return;
+        }
+        let _one = self.writing.lock();
+        let mut meta = self.state.read().meta.clone();
+        meta.audit = head;
+        if self.store.write(&[record::meta(&meta).change()]).is_ok() {
+            self.state.write().meta = meta;
+        }
+    }
+
+    /// Logs a management command; what it was refused with, too.
+    pub(super) fn log<T>(&self, app: &App, session: u64, opcode: &str, object: &str, result: &Ck<T>) {
+        let login = app.login.read().clone();
+        let (user, role) = login.map_or((String::new(), ""), |l| (l.name, l.role.name()));
+        let entry = Entry {
+            opcode: opcode.into(),
+            session,
+            result: result.as_ref().map_or_else(|rv| format!("{rv:#x}"), |_| "SUCCESS".into()),
+            user,
+            role: role.into(),
+            object: object.into(),
+            ..Entry::default()
+        };
+        if let Err(e) = self.audit.lock().append(entry) {
+            log::error!("audit log: {e}");
+        }
+    }
+
+    /// Makes changes durable. Called with `writing` held; the caller then changes the memory.
+    pub(super) fn commit(&self, changes: &[Change<'_>]) -> Ck<()> {
+        self.store.write(changes).map_err(|e| {
+            log::error!("{e}");
+            CKR_DEVICE_ERROR
+        })
+    }
+
+    /// Changes what the appliance is.
+    pub(super) fn change_meta(&self, change: impl FnOnce(&mut Meta)) -> Ck<()> {
+        let _one = self.writing.lock();
+        let mut meta = self.state.read().meta.clone();
+        change(&mut meta);
+        self.commit(&[record::meta(&meta).change()])?;
+        self.state.write().meta = meta;
+        Ok(())
+    }
+
+    /// Changes one user, or (`None`) removes it.
+    pub(super) fn change_user<T>(
+        &self,
+        name: &str,
+        change: impl FnOnce(Option<User>, usize) -> Ck<(Option<User>, T)>,
+    ) -> Ck<T> {
+        let _one = self.writing.lock();
+        let (old, count) = {
+            let state = self.state.read();
+            (state.users.get(name).cloned(), state.users.len())
+        };
+        let (new, result) = change(old, count)?;
+        let sealed = new.as_ref().map(record::user);
+        self.commit(&[(Table::Users, name.as_bytes().to_vec(), sealed.as_ref().map(|v| v.as_slice()))])?;
+        let mut state = self.state.write();
+        match new {
+            Some(user) => drop(state.users.insert(name.to_owned(), user)),
+            None => drop(state.users.remove(name)),
+        }
+        Ok(result)
+    }
+
+    /// Puts objects in their places, token objects durably: all or none.
+    pub(super) fn insert(&self, objects: Vec<Arc<Object>>) -> Ck<()> {
+        if objects.iter().all(|o| !o.is_token()) {
+            let mut state = self.state.write();
+            if state.objects.len() - state.token_objects + objects.len() > MAX_SESSION_OBJECTS {
+                return Err(CKR_DEVICE_MEMORY);
+            }
+            state.objects.extend(objects.into_iter().map(|o| (o.handle, o)));
+            return Ok(());
+        }
+        let _one = self.writing.lock();
+        let fresh = {
+            let state = self.state.read();
+            let is_new = |o: &&Arc<Object>| {
+                o.is_token() && !state.objects.get(&o.handle).is_some_and(|old| old.is_token())
+            };
+            let fresh = objects.iter().filter(is_new).count();
+            if fresh > 0 && state.token_objects + fresh > MAX_TOKEN_OBJECTS {
+                return Err(CKR_DEVICE_MEMORY);
+            }
+            fresh
+        };
+        let records: Vec<_> = objects.iter().filter(|o| o.is_token()).map(|o| record::object(o)).collect();
+        self.commit(&records.iter().map(record::Record::change).collect::<Vec<_>>())?;
+        let mut state = self.state.write();
+        state.token_objects += fresh;
+        state.objects.extend(objects.into_iter().map(|o| (o.handle, o)));
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, object: &Object) -> Ck<()> {
+        if !object.is_token() {
+            self.state.write().objects.remove(&object.handle);
+            return Ok(());
+        }
+        let _one = self.writing.lock();
+        self.commit(&[(Table::Objects, object.handle.to_be_bytes().to_vec(), None)])?;
+        let mut state = self.state.write();
+        if state.objects.remove(&object.handle).is_some() {
+            state.token_objects -= 1;
+        }
+        Ok(())
+    }
+
+    /// Begins an application, or joins the one that the token names.
+    pub(super) fn hello(&self, token: &[u8]) -> Ck<Arc<App>> {
+        let mut apps = self.apps.lock();
+        if token.is_empty() {
+            let app = Arc::new(App {
+                id: self.number(),
+                token: random::array(),
+                login: RwLock::new(None),
+                sessions: Mutex::new(HashMap::new()),
+                connections: AtomicUsize::new(1),
+                kept_until: Mutex::new(None),
+            });
+            apps.insert(app.id, app.clone());
+            return Ok(app);
+        }
+        let same =
+            |app: &&Arc<App>| aws_lc_rs::constant_time::verify_slices_are_equal(&app.token, token).is_ok();
+        let app = apps.values().find(same).ok_or(CKR_USER_NOT_LOGGED_IN)?;
+        app.connections.fetch_add(1, Ordering::Relaxed);
+        Ok(app.clone())
+    }
+
+    /// A connection of an application ended; with the last one the application ends.
+    pub(super) fn goodbye(&self, app: &Arc<App>) {
+        let last = {
+            let mut apps = self.apps.lock();
+            let last =
+                app.connections.fetch_sub(1, Ordering::Relaxed) == 1 && app.kept_until.lock().is_none();
+            if last {
+                apps.remove(&app.id);
+            }
+            last
+        };
+        if last {
+            self.drop_session_objects(app.id, None);
+        }
+    }
+
+    /// Ends the applications that were kept for a command line and are out of time.
+    fn forget_idle(&self) {
+        let now = std::time::Instant::now();
+        let over = |app: &Arc<App>| {
+            app.connections.load(Ordering::Relaxed) == 0
+                && app.kept_until.lock().is_none_or(|until| until <= now)
+        };
+        let ended: Vec<_> = self.apps.lock().extract_if(|_, app| over(app)).collect();
+        ended.iter().for_each(|(id, _)| self.drop_session_objects(*id, None));
+    }
+
+    /// Session objects of an application, or of one of its sessions.
+    pub(super) fn drop_session_objects(&self, app: u64, session: Option<u64>) {
+        let gone = |o: &Object| {
+            o.session.is_some_and(|(a, s)| a == app && session.is_none_or(|session| s == session))
+        };
+        // Most sessions leave nothing behind: look before the exclusive lock.
+        if self.state.read().objects.values().any(|o| gone(o)) {
+            self.state.write().objects.retain(|_, o| !gone(o));
+        }
+    }
+
+    /// Logs a user out everywhere: it was removed, or its role ended.
+    pub(super) fn expel(&self, name: &str) {
+        for app in self.apps.lock().values() {
+            let mut login = app.login.write();
+            if login.as_ref().is_some_and(|l| l.name == name) {
+                *login = None;
+            }
+        }
+    }
+
+    /// The appliance's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}

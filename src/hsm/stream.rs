@@ -1,0 +1,164 @@
+//! One connection: frames in, frames out, one system call each where they are short.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConnection, ServerConnection, StreamOwned};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::wire::MAX_FRAME;
+
+/// What one read asks for: most messages come whole.
+const READ_STEP: usize = 16 << 10;
+
+/// A connected socket, with TLS on TCP.
+pub(super) enum Stream {
+    Unix(UnixStream),
+    Server(Box<StreamOwned<ServerConnection, TcpStream>>),
+    Client(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    /// A read that waits longer fails with `WouldBlock` or `TimedOut`.
+    pub(super) fn set_timeout(&self, wait: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Unix(s) => s.set_read_timeout(wait),
+            Self::Server(s) => s.sock.set_read_timeout(wait),
+            Self::Client(s) => s.sock.set_read_timeout(wait),
+        }
+    }
+
+    /// A peer that takes nothing for so long is cut off.
+    pub(super) fn set_write_timeout(&self, wait: Duration) -> io::Result<()> {
+        match self {
+            Self::Unix(s) => s.set_write_timeout(Some(wait)),
+            Self::Server(s) => s.sock.set_write_timeout(Some(wait)),
+            Self::Client(s) => s.sock.set_write_timeout(Some(wait)),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(s) => s.as_fd(),
+            Self::Server(s) => s.sock.as_fd(),
+            Self::Client(s) => s.sock.as_fd(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(s) => s.read(buf),
+            Self::Server(s) => s.read(buf),
+            Self::Client(s) => s.read(buf),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(s) => s.write(buf),
+            Self::Server(s) => s.write(buf),
+            Self::Client(s) => s.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Unix(s) => s.flush(),
+            Self::Server(s) => s.flush(),
+            Self::Client(s) => s.flush(),
+        }
+    }
+}
+
+/// Why no frame came.
+pub(super) enum NoFrame {
+    /// Nothing came in time.
+    Idle,
+    /// The peer is gone, or sent what is no frame.
+    Ended,
+}
+
+/// A connection with its read buffer.
+pub(super) struct Frames {
+    pub(super) stream: Stream,
+    /// What was read; wiped with the connection and after each long message.
+    buffer: Zeroizing<Vec<u8>>,
+    filled: usize,
+}
+
+impl Frames {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, buffer: Zeroizing::new(vec![0; READ_STEP]), filled: 0 }
+    }
+
+    /// Reads one frame and gives its message to `work`. `patience` is how long the rest of a begun frame may take.
+    pub(super) fn read<T>(
+        &mut self,
+        patience: Duration,
+        work: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, NoFrame> {
+        let mut begun: Option<Instant> = None;
+        loop {
+            let head = self.buffer.first_chunk().filter(|_| self.filled >= 4);
+            let needed = match head.map(|h| u32::from_le_bytes(*h) as usize) {
+                Some(len) if len > MAX_FRAME => return Err(NoFrame::Ended),
+                Some(len) => len + 4,
+                None => 4,
+            };
+            if head.is_some() && self.filled >= needed {
+                let done = work(self.buffer.get(4..needed).unwrap_or_default());
+                self.consume(needed);
+                return Ok(done);
+            }
+            self.room(needed);
+            let filled = self.filled;
+            match self.stream.read(self.buffer.get_mut(filled..).unwrap_or_default()) {
+                Ok(0) => return Err(NoFrame::Ended),
+                Ok(n) => self.filled += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    if self.filled == 0 {
+                        return Err(NoFrame::Idle);
+                    }
+                }
+                Err(_) => return Err(NoFrame::Ended),
+            }
+            if self.filled > 0 && begun.get_or_insert_with(Instant::now).elapsed() > patience {
+                return Err(NoFrame::Ended);
+            }
+        }
+    }
+
+    /// Makes room for a frame of `needed` bytes; grows with what really came, so a false length costs nothing.
+    fn room(&mut self, needed: usize) {
+        let wanted = needed.min(self.filled * 2 + READ_STEP);
+        if self.buffer.len() < wanted {
+            let mut longer = Zeroizing::new(vec![0; wanted]);
+            if let (Some(to), Some(from)) = (longer.get_mut(..self.filled), self.buffer.get(..self.filled)) {
+                to.copy_from_slice(from);
+            }
+            self.buffer = longer;
+        }
+    }
+
+    fn consume(&mut self, used: usize) {
+        if self.buffer.len() > READ_STEP && self.filled == used {
+            self.buffer = Zeroizing::new(vec![0; READ_STEP]);
+        } else {
+            if let Some(used) = self.buffer.get_mut(..used) {
+                used.zeroize();
+            }
+            self.buffer.copy_within(used..self.filled, 0);
+        }
+        self.filled -= used;
+    }
+}

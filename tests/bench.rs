@@ -108,6 +108,19 @@ fn a_directory_of_ones_own_is_measured() {
     assert!(mounts_below(dir.path()).is_empty());
 }
 
+/// Without fio the run says what to install, and leaves nothing.
+#[test]
+fn a_missing_program_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().to_str().unwrap();
+    let words = ["mount", "--target", target, "--work", target, "--quick", "--files", "10"];
+    let output = bench(&words).env("PATH", "/nonexistent").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("fio is not installed") && said.contains("apt install fio"), "{said}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
 /// Starts a run on real mounts that would take minutes, and waits until its filesystem is at work.
 fn long_run(work: &Path) -> Child {
     let work = work.to_str().unwrap();

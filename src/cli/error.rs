@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::exit::Exit;
 use super::mount_point::MountPointFault;
+use crate::bench::BenchError;
 use crate::content::ContentError;
 use crate::format::config::ConfigError;
 use crate::fs::FsError;
@@ -28,7 +29,7 @@ pub(super) enum CliError {
     /// An `hsm` command.
     Hsm(Box<dyn std::error::Error>),
     /// A measurement.
-    Bench(crate::bench::BenchError),
+    Bench(BenchError),
     /// A mount point that cannot be used.
     MountPoint(PathBuf, MountPointFault),
     /// FUSE.
@@ -160,6 +161,7 @@ impl CliError {
                 "See who uses it: fuser -vm {}\nOr let go of it as soon as it is idle: envelopefs umount --lazy {0}",
                 path.display()
             ),
+            Self::Bench(BenchError::Missing(program)) => format!("Install it with: apt install {program}"),
             Self::StillWriting(_) => "It ends when everything is on the disk; wait before you copy the vault.".into(),
             _ => return None,
         };

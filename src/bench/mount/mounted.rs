@@ -16,7 +16,7 @@ use crate::bench::guard::mounts_below;
 use crate::bench::keeper::{Keeper, Running};
 
 /// How long a mount may take to appear or to go.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(10);
 /// Bytes of a daemon's last words that are told.

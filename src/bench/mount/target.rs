@@ -26,7 +26,7 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Report, BenchError> {
     fs::create_dir(&plan.work).map_err(BenchError::io(&plan.work))?;
-    let dir = target.join(format!("envelopefs-bench.{}", std::process::id()));
+    let dir = target.join(format!("envelopefs-bench-files.{}", std::process::id()));
     let done = fs::create_dir(&dir).map_err(BenchError::io(&dir)).and_then(|()| {
         keeper.guarded_by(Guard::start(&own_program()?, &[&dir, &plan.work])?);
         let measured = measure(plan, target, &dir, keeper, progress);

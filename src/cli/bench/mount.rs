@@ -37,7 +37,7 @@ struct Jobs(Option<Vec<Job>>);
     randwrite-4k-direct, randwrite-4k-fsync (j4: four processes; fsync: after each request; cold: caches dropped, and\n\
     looked at); tree stands for tree-extract,tree-walk,tree-read,tree-remove; all for every job there is.\n\n\
     Examples:\n  \
-    envelopefs bench mount --html report.html                 about twenty minutes\n  \
+    envelopefs bench mount --html report.html                 about half an hour\n  \
     envelopefs bench mount --quick                            a look\n  \
     envelopefs bench mount --target ~/plain                   a mount of your own; needs no root\n  \
     envelopefs bench mount --peers null,envelopefs --lower tmpfs --jobs randread-4k-cold,tree"

@@ -91,6 +91,7 @@ pub(super) fn exit_of(e: &(dyn std::error::Error + 'static)) -> Exit {
         KmsError::AlreadyExists(_)
         | KmsError::LimitExceeded(_)
         | KmsError::StoreExists(_)
+        | KmsError::Exception { .. }
         | KmsError::Io { .. } => Exit::Failure,
     }
 }

@@ -147,6 +147,7 @@ fn key_error(uri: &str, error: KmsError) -> KeyError {
         | KmsError::InvalidAliasName(_)
         | KmsError::Validation(_)
         | KmsError::LimitExceeded(_)
+        | KmsError::Exception { .. }
         | KmsError::Permissions { .. }
         | KmsError::Denied(_) => KeyError::Denied(error.to_string()),
         KmsError::NoStore(_)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::arn::Scope;
 use super::blob::{self, BlobHead};
 use super::context::{EncryptionContext, canonical};
 use super::engine::{Engine, usable};
@@ -58,14 +59,10 @@ impl Engine {
         plain: &[u8],
         context: &EncryptionContext,
     ) -> Result<Encrypted, KmsError> {
-        check_plain(plain)?;
+        self.check_plain(plain)?;
         let ad = canonical(context)?;
         let record = self.resolve(key)?;
-        let current = current(&record)?;
-        let material = self.material(&current.id)?;
-        let head = BlobHead { key_id: record.id.clone(), material_id: current.id.clone() };
-        let blob = blob::seal(&head, &material.blob, &ad, plain);
-        Ok(Encrypted { blob, key_arn: record.arn(), key_material_id: head.material_id })
+        self.seal_under(&record, &ad, plain)
     }
 
     /// Opens a blob with the key and material it names. `key`, where given, must be that key.
@@ -81,13 +78,52 @@ impl Engine {
         if expected.is_some_and(|record| record.id != head.key_id) {
             return Err(KmsError::IncorrectKey);
         }
-        let record = self.key(&head.key_id)?;
+        let record = self.key_of(&Scope::home(), &head.key_id)?;
         usable(&record)?;
+        self.open_under(&record, &head, &ad, blob)
+    }
+
+    /// Seals a message under the current version of a key; `ad` is the canonical context.
+    pub(super) fn seal_under(
+        &self,
+        record: &KeyRecord,
+        ad: &[u8],
+        plain: &[u8],
+    ) -> Result<Encrypted, KmsError> {
+        let current = current(record)?;
+        let head = BlobHead { key_id: record.id.clone(), material_id: current.id.clone() };
+        let blob = match &record.key_store {
+            None => blob::seal(&head, &self.material(&current.id)?.blob, ad, plain),
+            Some(store) => {
+                let mut blob = head.bytes();
+                let bound = blob::bound(&blob, ad);
+                blob.extend(self.in_cluster(store, record, |s| s.encrypt(&current.id, &bound, plain))?);
+                blob
+            }
+        };
+        Ok(Encrypted { blob, key_arn: record.arn(), key_material_id: head.material_id })
+    }
+
+    /// Opens a blob with the material that its head names.
+    pub(super) fn open_under(
+        &self,
+        record: &KeyRecord,
+        head: &BlobHead,
+        ad: &[u8],
+        blob: &[u8],
+    ) -> Result<Decrypted, KmsError> {
         if !record.materials.iter().any(|m| m.id == head.material_id) {
             return Err(KmsError::InvalidCiphertext);
         }
-        let plaintext = blob::open(&self.material(&head.material_id)?.blob, &ad, blob)?;
-        Ok(Decrypted { plaintext, key_arn: record.arn(), key_material_id: head.material_id })
+        let plaintext = match &record.key_store {
+            None => blob::open(&self.material(&head.material_id)?.blob, ad, blob)?,
+            Some(store) => {
+                let (front, sealed) = blob::split(blob)?;
+                let bound = blob::bound(front, ad);
+                self.in_cluster(store, record, |s| s.decrypt(&head.material_id, &bound, sealed))?
+            }
+        };
+        Ok(Decrypted { plaintext, key_arn: record.arn(), key_material_id: head.material_id.clone() })
     }
 
     /// Makes a data key of 32 bytes; gives it plain and as a blob.
@@ -171,7 +207,7 @@ impl Engine {
 }
 
 /// The version that seals now.
-fn current(record: &KeyRecord) -> Result<&MaterialRef, KmsError> {
+pub(super) fn current(record: &KeyRecord) -> Result<&MaterialRef, KmsError> {
     usable(record)?;
     record
         .materials
@@ -193,13 +229,15 @@ fn wrap(
     Ok(bytes)
 }
 
-fn check_plain(plain: &[u8]) -> Result<(), KmsError> {
-    let rule = match plain.len() {
-        0 => "greater than or equal to 1",
-        n if n > blob::MAX_PLAIN => "less than or equal to 4096",
-        _ => return Ok(()),
-    };
-    Err(KmsError::Validation(format!(
-        "1 validation error detected: Value at 'plaintext' failed to satisfy constraint: Member must have length {rule}"
-    )))
+impl Engine {
+    fn check_plain(&self, plain: &[u8]) -> Result<(), KmsError> {
+        let rule = match plain.len() {
+            0 => "Member must have length greater than or equal to 1".to_owned(),
+            n if n > self.limits.plaintext => {
+                format!("Member must have length less than or equal to {}", self.limits.plaintext)
+            }
+            _ => return Ok(()),
+        };
+        Err(KmsError::constraint("plaintext", None, &rule))
+    }
 }

@@ -35,6 +35,14 @@ pub enum KmsError {
     /// A limit was reached.
     #[error("{0}")]
     LimitExceeded(String),
+    /// Any other of AWS's exceptions. An empty text is one that AWS does not give.
+    #[error("{}", if text.is_empty() { code } else { text.as_str() })]
+    Exception {
+        /// AWS's name.
+        code: &'static str,
+        /// AWS's message.
+        text: String,
+    },
     /// There is no store where one was looked for.
     #[error("{}: there is no KMS store here; make one with `envelopefs kms init`, or name another with --kms-dir", .0.display())]
     NoStore(PathBuf),
@@ -103,6 +111,7 @@ impl KmsError {
             Self::InvalidAliasName(_) => "InvalidAliasNameException",
             Self::Validation(_) => "ValidationException",
             Self::LimitExceeded(_) => "LimitExceededException",
+            Self::Exception { code, .. } => code,
             Self::Permissions { .. } | Self::Denied(_) => "AccessDeniedException",
             Self::Busy { .. } => "DependencyTimeoutException",
             Self::NoStore(_)
@@ -111,6 +120,50 @@ impl KmsError {
             | Self::Newer { .. }
             | Self::Io { .. } => "KMSInternalException",
         }
+    }
+
+    /// The HTTP status that goes with it (the service model's, else 400).
+    pub fn status(&self) -> u16 {
+        match self.code() {
+            "KMSInternalException" | "KeyUnavailableException" | "InternalFailure" => 500,
+            "DependencyTimeoutException" => 503,
+            "RequestEntityTooLargeException" => 413,
+            _ => 400,
+        }
+    }
+
+    /// What is told over the wire. `None` where AWS gives no text, and where ours would name files of this host.
+    pub fn wire_text(&self) -> Option<String> {
+        match self {
+            Self::InvalidCiphertext => None,
+            Self::Exception { text, .. } if text.is_empty() => None,
+            Self::NoStore(_)
+            | Self::StoreExists(_)
+            | Self::Permissions { .. }
+            | Self::Busy { .. }
+            | Self::Damaged { .. }
+            | Self::Newer { .. }
+            | Self::Io { .. } => Some("The service failed; its log says why.".into()),
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// An exception by its name.
+    pub(super) fn exception(code: &'static str, text: impl Into<String>) -> Self {
+        Self::Exception { code, text: text.into() }
+    }
+
+    /// `1 validation error detected: ...`.
+    pub(super) fn constraint(member: &str, value: Option<&str>, rule: &str) -> Self {
+        let value = value.map(|v| format!("'{v}' ")).unwrap_or_default();
+        Self::Validation(format!(
+            "1 validation error detected: Value {value}at '{member}' failed to satisfy constraint: {rule}"
+        ))
+    }
+
+    /// UnsupportedOperationException.
+    pub(super) fn unsupported(text: impl Into<String>) -> Self {
+        Self::exception("UnsupportedOperationException", text)
     }
 
     /// Attaches the file to what the system said.

@@ -14,3 +14,9 @@ pub(super) const ROOT_AD: &[u8] = b"envelopefs/kms/v1/root";
 pub(super) const RECORD_AD: &[u8] = b"envelopefs/kms/v1/record";
 /// Associated data of a CiphertextBlob begins with this.
 pub(super) const BLOB_AD: &[u8] = b"envelopefs/kms/v1/blob-ad";
+/// Associated data of an import token begins with this.
+pub(super) const IMPORT_TOKEN_AD: &[u8] = b"envelopefs/kms/v1/import-token";
+/// Associated data of a grant token begins with this.
+pub(super) const GRANT_TOKEN_AD: &[u8] = b"envelopefs/kms/v1/grant-token";
+/// Associated data of a backup of the whole KMS begins with this.
+pub(super) const BACKUP_AD: &[u8] = b"envelopefs/kms/v1/backup";

@@ -1,17 +1,19 @@
 //! The durable store: one redb file. What its records are is told in `table`.
 //!
 //! redb locks its file for as long as it is open, so each operation opens it, works, and closes it: `kms rotate-key`
-//! works while a daemon has the vault mounted. A crash leaves the last commit.
+//! works while a daemon has the vault mounted. A server holds it instead ([`Store::hold`]): nobody else writes then, and
+//! an operation costs no opening. A crash leaves the last commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use redb::{Database, DatabaseError, ReadableDatabase, StorageError};
 
 use super::dir;
 use super::error::KmsError;
-use super::table::{ALIASES, KEYS, MATERIALS, Reader, Writer};
+use super::table::{ALL, Reader, Writer};
 use crate::crypto::{SealKey, random};
 
 const STORE_FILE: &str = "store.redb";
@@ -21,21 +23,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 /// Bytes of redb's page cache: it lives for one operation. redb's own default is 1 GiB.
 const CACHE_BYTES: usize = 1 << 20;
+/// Bytes of redb's page cache while a server holds the store.
+const HELD_CACHE_BYTES: usize = 64 << 20;
 /// A change this recent may share its time stamp with the next one: the kernel's clock ticks every 1 to 10 ms.
 const RACY: Duration = Duration::from_millis(100);
 
-/// Tells whether the store file changed, at the price of one `stat`.
+/// Tells whether the store changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stamp {
-    modified: SystemTime,
-    len: u64,
-    inode: u64,
+pub(super) enum Stamp {
+    /// Of a shared file: costs one `stat`.
+    File { modified: SystemTime, len: u64, inode: u64 },
+    /// Of a held one: changes that were committed.
+    Held(u64),
 }
 
 impl Stamp {
     /// Whether a later change is certain to give another stamp.
     pub(super) fn is_settled(&self) -> bool {
-        self.modified.elapsed().is_ok_and(|age| age > RACY)
+        match self {
+            Self::File { modified, .. } => modified.elapsed().is_ok_and(|age| age > RACY),
+            Self::Held(_) => true,
+        }
     }
 }
 
@@ -43,6 +51,8 @@ impl Stamp {
 pub(super) struct Store {
     path: PathBuf,
     pub(super) key: SealKey,
+    held: Option<Database>,
+    changes: AtomicU64,
 }
 
 impl Store {
@@ -53,7 +63,7 @@ impl Store {
         store.guard(|| {
             let db = Database::builder().set_cache_size(CACHE_BYTES).create(&store.path)?;
             let txn = db.begin_write()?;
-            for table in [KEYS, MATERIALS, ALIASES] {
+            for table in ALL {
                 txn.open_table(table.definition())?;
             }
             txn.commit()?;
@@ -64,7 +74,30 @@ impl Store {
 
     /// The store in a directory that was checked.
     pub(super) fn at(dir: &Path, key: SealKey) -> Self {
-        Self { path: dir.join(STORE_FILE), key }
+        Self { path: dir.join(STORE_FILE), key, held: None, changes: AtomicU64::new(0) }
+    }
+
+    /// Opens the file for as long as this value lives: no other process opens it meanwhile.
+    pub(super) fn hold(&mut self) -> Result<(), KmsError> {
+        let held = self.guard(|| {
+            let mut builder = Database::builder();
+            builder.set_cache_size(HELD_CACHE_BYTES).set_check_integrity_on_open(true);
+            let db = self.patiently(|| builder.open(&self.path))?;
+            // Tables that a store of an earlier build has not got.
+            let txn = db.begin_write()?;
+            for table in ALL {
+                txn.open_table(table.definition())?;
+            }
+            txn.commit()?;
+            Ok(db)
+        })?;
+        self.held = Some(held);
+        Ok(())
+    }
+
+    /// Path of the file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Gives the key back: the directory is about to be renamed.
@@ -75,14 +108,20 @@ impl Store {
     /// The file's stamp.
     pub(super) fn stamp(&self) -> Result<Stamp, KmsError> {
         use std::os::unix::fs::MetadataExt as _;
+        if self.held.is_some() {
+            return Ok(Stamp::Held(self.changes.load(Ordering::Acquire)));
+        }
         let meta = std::fs::metadata(&self.path).map_err(|e| self.io(e))?;
         let modified = meta.modified().map_err(|e| self.io(e))?;
-        Ok(Stamp { modified, len: meta.len(), inode: meta.ino() })
+        Ok(Stamp::File { modified, len: meta.len(), inode: meta.ino() })
     }
 
     /// Runs `work` on one consistent view.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Reader<'_>) -> Result<T, Fault>) -> Result<T, KmsError> {
         self.guard(|| {
+            if let Some(db) = &self.held {
+                return work(&Reader::new(db.begin_read()?, self));
+            }
             let mut builder = Database::builder();
             builder.set_cache_size(CACHE_BYTES);
             match self.patiently(|| builder.open_read_only(&self.path)) {
@@ -102,6 +141,13 @@ impl Store {
     /// Runs `work` in one transaction: all of it becomes durable, or, where it fails, nothing.
     pub(super) fn write<T>(&self, work: impl FnOnce(&Writer<'_>) -> Result<T, Fault>) -> Result<T, KmsError> {
         self.guard(|| {
+            if let Some(db) = &self.held {
+                let txn = db.begin_write()?;
+                let result = work(&Writer::new(&txn, self))?;
+                txn.commit()?;
+                self.changes.fetch_add(1, Ordering::AcqRel);
+                return Ok(result);
+            }
             let db = self.open()?;
             let txn = db.begin_write()?;
             let result = work(&Writer::new(&txn, self))?;

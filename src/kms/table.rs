@@ -1,7 +1,9 @@
 //! The tables of the store, as seen within one transaction. Every record is sealed under the store key with table,
 //! key and version as associated data, so that no record can stand in for another.
 
-use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
+use std::ops::Bound;
+
+use redb::{ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
@@ -10,7 +12,7 @@ use super::labels;
 use super::store::{Fault, Store};
 
 /// A table of the store.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Table(&'static str);
 
 /// Key records by key id.
@@ -19,6 +21,18 @@ pub(super) const KEYS: Table = Table("keys");
 pub(super) const MATERIALS: Table = Table("materials");
 /// Alias records by alias.
 pub(super) const ALIASES: Table = Table("aliases");
+/// Grants by key slot and grant id.
+pub(super) const GRANTS: Table = Table("grants");
+/// Principals by name.
+pub(super) const PRINCIPALS: Table = Table("principals");
+/// Custom key stores by id.
+pub(super) const STORES: Table = Table("stores");
+/// Last use of keys, by key slot.
+pub(super) const USES: Table = Table("uses");
+/// What is found otherwise than by its own key: names only, no content (`index.rs`).
+pub(super) const INDEX: Table = Table("index");
+/// Every table.
+pub(super) const ALL: [Table; 8] = [KEYS, MATERIALS, ALIASES, GRANTS, PRINCIPALS, STORES, USES, INDEX];
 
 impl Table {
     pub(super) fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -43,9 +57,8 @@ impl Store {
         Ok(opened.ok_or_else(|| self.damaged(&why()))?)
     }
 
-    fn decode<T: DeserializeOwned>(&self, table: Table, key: &str, value: &[u8]) -> Result<T, Fault> {
-        let (_, plain) = self.unseal(table, key, value)?;
-        Ok(serde_json::from_slice(&plain).map_err(|e| self.damaged(&format_args!("record {key}: {e}")))?)
+    fn parse<T: DeserializeOwned>(&self, key: &str, plain: &[u8]) -> Result<T, Fault> {
+        Ok(serde_json::from_slice(plain).map_err(|e| self.damaged(&format_args!("record {key}: {e}")))?)
     }
 }
 
@@ -58,6 +71,90 @@ fn bound(table: Table, key: &str, version: u64) -> Vec<u8> {
     ad
 }
 
+/// A view of the store: what reads are made of, in a transaction of either kind.
+pub(super) trait View {
+    /// The store behind it.
+    fn store(&self) -> &Store;
+
+    /// Runs `work` on a table; on none where a store of an earlier build has not got it.
+    fn rows<T>(
+        &self,
+        table: Table,
+        work: impl FnOnce(Option<&dyn Rows>) -> Result<T, Fault>,
+    ) -> Result<T, Fault>;
+
+    /// A record's bytes.
+    fn bytes(&self, table: Table, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Fault> {
+        self.rows(table, |rows| {
+            let Some(value) = rows.map(|r| r.value(key)).transpose()?.flatten() else { return Ok(None) };
+            Ok(Some(self.store().unseal(table, key, &value)?.1))
+        })
+    }
+
+    /// A record.
+    fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, Fault> {
+        let Some(plain) = self.bytes(table, key)? else { return Ok(None) };
+        Ok(Some(self.store().parse(key, &plain)?))
+    }
+
+    /// Keys that begin with `prefix` and stand behind `after`, in order, at most `limit`.
+    fn keys(&self, table: Table, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, Fault> {
+        self.rows(table, |rows| rows.map_or(Ok(Vec::new()), |r| r.keys(prefix, after, limit)))
+    }
+
+    /// As [`View::keys`], with the records.
+    fn page<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, T)>, Fault> {
+        let keys = self.keys(table, prefix, after, limit)?;
+        let mut all = Vec::with_capacity(keys.len());
+        for key in keys {
+            if let Some(record) = self.get(table, &key)? {
+                all.push((key, record));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Every record of a table, in the order of their keys.
+    fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, Fault> {
+        self.page(table, "", "", usize::MAX)
+    }
+}
+
+/// A table's rows, still sealed.
+pub(super) trait Rows {
+    fn value(&self, key: &str) -> Result<Option<Vec<u8>>, Fault>;
+    fn keys(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, Fault>;
+}
+
+impl<R: ReadableTable<&'static str, &'static [u8]>> Rows for R {
+    fn value(&self, key: &str) -> Result<Option<Vec<u8>>, Fault> {
+        Ok(self.get(key)?.map(|guard| guard.value().to_vec()))
+    }
+
+    fn keys(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, Fault> {
+        let start = if after >= prefix && !after.is_empty() {
+            Bound::Excluded(after)
+        } else {
+            Bound::Included(prefix)
+        };
+        let mut found = Vec::new();
+        for row in self.range::<&str>((start, Bound::Unbounded))? {
+            let (key, _) = row?;
+            if found.len() >= limit || !key.value().starts_with(prefix) {
+                break;
+            }
+            found.push(key.value().to_owned());
+        }
+        Ok(found)
+    }
+}
+
 /// One consistent view of the store.
 pub(super) struct Reader<'a> {
     txn: redb::ReadTransaction,
@@ -68,22 +165,23 @@ impl<'a> Reader<'a> {
     pub(super) fn new(txn: redb::ReadTransaction, store: &'a Store) -> Self {
         Self { txn, store }
     }
+}
 
-    /// A record.
-    pub(super) fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, Fault> {
-        let rows = self.txn.open_table(table.definition())?;
-        rows.get(key)?.map(|value| self.store.decode(table, key, value.value())).transpose()
+impl View for Reader<'_> {
+    fn store(&self) -> &Store {
+        self.store
     }
 
-    /// A record's bytes.
-    pub(super) fn bytes(&self, table: Table, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Fault> {
-        let rows = self.txn.open_table(table.definition())?;
-        rows.get(key)?.map(|value| Ok(self.store.unseal(table, key, value.value())?.1)).transpose()
-    }
-
-    /// Every record of a table, in the order of their keys.
-    pub(super) fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, Fault> {
-        list(self.store, table, &self.txn.open_table(table.definition())?)
+    fn rows<T>(
+        &self,
+        table: Table,
+        work: impl FnOnce(Option<&dyn Rows>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        match self.txn.open_table(table.definition()) {
+            Ok(rows) => work(Some(&rows)),
+            Err(TableError::TableDoesNotExist(_)) => work(None),
+            Err(other) => Err(other.into()),
+        }
     }
 }
 
@@ -93,20 +191,23 @@ pub(super) struct Writer<'a> {
     store: &'a Store,
 }
 
+impl View for Writer<'_> {
+    fn store(&self) -> &Store {
+        self.store
+    }
+
+    fn rows<T>(
+        &self,
+        table: Table,
+        work: impl FnOnce(Option<&dyn Rows>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        work(Some(&self.txn.open_table(table.definition())?))
+    }
+}
+
 impl<'a> Writer<'a> {
     pub(super) fn new(txn: &'a redb::WriteTransaction, store: &'a Store) -> Self {
         Self { txn, store }
-    }
-
-    /// A record.
-    pub(super) fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, Fault> {
-        let rows = self.txn.open_table(table.definition())?;
-        rows.get(key)?.map(|value| self.store.decode(table, key, value.value())).transpose()
-    }
-
-    /// Every record of a table.
-    pub(super) fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, Fault> {
-        list(self.store, table, &self.txn.open_table(table.definition())?)
     }
 
     /// How many records a table has.
@@ -116,7 +217,7 @@ impl<'a> Writer<'a> {
 
     /// Writes a record.
     pub(super) fn put<T: Serialize>(&self, table: Table, key: &str, record: &T) -> Result<(), Fault> {
-        let plain = serde_json::to_vec(record).map_err(|e| self.store.damaged(&e))?;
+        let plain = Zeroizing::new(serde_json::to_vec(record).map_err(|e| self.store.damaged(&e))?);
         self.put_bytes(table, key, &plain)
     }
 
@@ -130,17 +231,28 @@ impl<'a> Writer<'a> {
         rows.insert(key, self.store.seal(table, key, version, plain).as_slice())?;
         Ok(())
     }
-}
 
-fn list<T: DeserializeOwned>(
-    store: &Store,
-    table: Table,
-    rows: &impl ReadableTable<&'static str, &'static [u8]>,
-) -> Result<Vec<(String, T)>, Fault> {
-    let mut all = Vec::new();
-    for row in rows.iter()? {
-        let (key, value) = row?;
-        all.push((key.value().to_owned(), store.decode(table, key.value(), value.value())?));
+    /// Removes a record; says whether there was one.
+    pub(super) fn remove(&self, table: Table, key: &str) -> Result<bool, Fault> {
+        Ok(self.txn.open_table(table.definition())?.remove(key)?.is_some())
     }
-    Ok(all)
+
+    /// Adds a name to the index.
+    pub(super) fn mark(&self, name: &str) -> Result<(), Fault> {
+        self.txn.open_table(INDEX.definition())?.insert(name, &b""[..])?;
+        Ok(())
+    }
+
+    /// Forgets everything but the principals.
+    pub(super) fn clear(&self) -> Result<(), Fault> {
+        for table in ALL {
+            let mut rows = self.txn.open_table(table.definition())?;
+            match table {
+                PRINCIPALS => {}
+                INDEX => rows.retain(|name, _| name.starts_with("p:"))?,
+                _ => rows.retain(|_, _| false)?,
+            }
+        }
+        Ok(())
+    }
 }

@@ -3,9 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Command, Subcommand};
 use zeroize::Zeroizing;
 
+use super::actions::{self, Asked};
+use super::principal::PrincipalArgs;
+use super::serve::ServeArgs;
 use crate::cli::secrets::first_line;
 
 /// `envelopefs kms`.
@@ -17,6 +20,16 @@ pub(crate) struct KmsArgs {
     #[arg(long, value_name = "DIR", env = "ENVELOPEFS_KMS_DIR", hide_env_values = true, global = true)]
     #[arg(help_heading = "Keys")]
     pub(super) kms_dir: Option<PathBuf>,
+    /// Ask a KMS server instead of the store: its URL (http://, https://, unix:PATH). Credentials as for AWS, from
+    /// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    #[arg(long, value_name = "URL", global = true, help_heading = "Server")]
+    pub(super) endpoint_url: Option<String>,
+    /// Region [default: AWS_REGION, AWS_DEFAULT_REGION, us-east-1].
+    #[arg(long, value_name = "REGION", global = true, help_heading = "Server")]
+    pub(super) region: Option<String>,
+    /// Certificates that a server's is checked against [default: AWS_CA_BUNDLE, the system's].
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Server")]
+    pub(super) ca_bundle: Option<PathBuf>,
     /// Read the passphrase of the KMS store from the first line of a file.
     #[arg(long, value_name = "FILE", global = true, help_heading = "Keys")]
     passphrase_file: Option<PathBuf>,
@@ -25,73 +38,21 @@ pub(crate) struct KmsArgs {
     passphrase_fd: Option<u32>,
 }
 
-#[derive(Debug, Subcommand)]
+/// What a `kms` command does: one of ours, or an action of AWS's API.
+#[derive(Debug)]
 pub(super) enum KmsCommand {
+    Fixed(Fixed),
+    /// Read from the command line, or what is wrong with it.
+    Action(Box<Result<Asked, String>>),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Fixed {
     /// Make an empty KMS store, protected by a passphrase or a key file.
     Init {
         /// Keep the root key sealed under a key file (mode 0600) in the store: opens unattended, for whoever reads it.
         #[arg(long)]
         key_file: bool,
-    },
-    /// Make a key.
-    CreateKey {
-        /// What the key is for.
-        #[arg(long, default_value = "", value_name = "TEXT")]
-        description: String,
-        /// An alias for it.
-        #[arg(long, value_name = "alias/NAME")]
-        alias: Option<String>,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// List the keys.
-    ListKeys {
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Show a key.
-    DescribeKey {
-        #[command(flatten)]
-        key: KeyName,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Give a key new material, now. What it wrapped before still unwraps.
-    RotateKey {
-        #[command(flatten)]
-        key: KeyName,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// List the rotations of a key.
-    ListKeyRotations {
-        #[command(flatten)]
-        key: KeyName,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Make an alias for a key.
-    CreateAlias {
-        /// The alias.
-        #[arg(value_name = "alias/NAME")]
-        alias: String,
-        #[command(flatten)]
-        key: KeyName,
-    },
-    /// List the aliases.
-    ListAliases {
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Let a key be used again.
-    EnableKey {
-        #[command(flatten)]
-        key: KeyName,
-    },
-    /// Stop all use of a key: no file that it wrapped opens until it is enabled again.
-    DisableKey {
-        #[command(flatten)]
-        key: KeyName,
     },
     /// Protect the store by another passphrase, or by a key file. Keys stay as they are.
     Passwd {
@@ -102,20 +63,40 @@ pub(super) enum KmsCommand {
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
     },
+    /// Serve the store to AWS SDKs and the AWS CLI.
+    Serve(ServeArgs),
+    /// Work on the principals that may sign requests.
+    Principal(PrincipalArgs),
 }
 
-#[derive(Debug, Args)]
-pub(super) struct Output {
-    /// Print AWS KMS's answer as JSON.
-    #[arg(long)]
-    pub(super) json: bool,
+impl clap::FromArgMatches for KmsCommand {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        if let Some((name, inner)) = matches.subcommand()
+            && let Some(action) = actions::action_of(name)
+        {
+            return Ok(Self::Action(Box::new(actions::asked(action, inner))));
+        }
+        Fixed::from_arg_matches(matches).map(Self::Fixed)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
-#[derive(Debug, Args)]
-pub(super) struct KeyName {
-    /// Key id, key ARN, alias/NAME or alias ARN.
-    #[arg(value_name = "KEY")]
-    pub(super) name: String,
+impl Subcommand for KmsCommand {
+    fn augment_subcommands(command: Command) -> Command {
+        actions::add_to(Fixed::augment_subcommands(command))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Fixed::has_subcommand(name) || actions::action_of(name).is_some()
+    }
 }
 
 impl KmsArgs {

@@ -1,86 +1,123 @@
-//! `envelopefs kms`: the store of the embedded KMS, its keys and aliases. `--json` prints what AWS KMS answers.
+//! `envelopefs kms`: the store of the embedded KMS, its server, and AWS's actions in the words of `aws kms`, done in the
+//! store, by the server that holds it, or by a server at a URL. `--json` prints what AWS KMS answers.
 
+mod actions;
 mod args;
+mod backend;
 mod date;
+mod principal;
+mod serve;
+mod show;
 
 use std::error::Error;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use actions::Asked;
 pub(crate) use args::KmsArgs;
-use args::{KmsCommand, Output, read_passphrase};
-use date::date;
+use args::{Fixed, KmsCommand, read_passphrase};
+use backend::{Backend, Remote};
 
 use crate::keys::KeyError;
-use crate::kms::{self, Engine, KeyEntry, KeyMetadata, Protection, ProtectionKind, RotationEntry};
+use crate::kms::{self, Engine, Protection, ProtectionKind, Scope};
 
 /// Where a passphrase comes from when no file is named: `None` where nobody can be asked.
 type Secrets<'a> = &'a dyn Fn() -> io::Result<Option<Zeroizing<String>>>;
 
 /// Runs a `kms` command. `secrets` asks for the passphrase where neither file nor descriptor gives it.
 pub(crate) fn run(args: &KmsArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Error>> {
-    let dir = args.kms_dir.clone().or_else(kms::default_dir).ok_or_else(|| {
-        KeyError::Unreachable(
-            "neither XDG_DATA_HOME nor HOME is set: name the KMS store with --kms-dir".into(),
-        )
-    })?;
     let passphrase = || match args.given()? {
         Some(given) => Ok(Some(given)),
         None => secrets(),
     };
     match &args.command {
-        KmsCommand::Init { key_file: true } => init(&dir, &Protection::KeyFile),
-        KmsCommand::Init { key_file: false } => {
+        KmsCommand::Action(asked) => {
+            let asked = asked.as_ref().as_ref().map_err(|why| kms::KmsError::Validation(why.clone()))?;
+            act(asked, &mut backend(args, &passphrase)?)
+        }
+        KmsCommand::Fixed(Fixed::Init { key_file: true }) => init(&dir(args)?, &Protection::KeyFile),
+        KmsCommand::Fixed(Fixed::Init { key_file: false }) => {
+            let dir = dir(args)?;
             let phrase = match args.given()? {
                 Some(given) => given,
                 None => asked_twice(secrets)?,
             };
             init(&dir, &Protection::Passphrase(phrase))
         }
-        KmsCommand::Passwd { key_file, new_passphrase_file } => {
-            passwd(&dir, *key_file, new_passphrase_file.as_deref(), &passphrase)
+        KmsCommand::Fixed(Fixed::Passwd { key_file, new_passphrase_file }) => {
+            passwd(&dir(args)?, *key_file, new_passphrase_file.as_deref(), &passphrase)
         }
-        command => on_keys(command, &open(&dir, &passphrase)?),
+        KmsCommand::Fixed(Fixed::Serve(serve)) => {
+            let dir = dir(args)?;
+            serve::run(serve, || open(&dir, &passphrase))
+        }
+        KmsCommand::Fixed(Fixed::Principal(principal)) => {
+            principal::run(principal, &mut backend(args, &passphrase)?)
+        }
     }
 }
 
-fn on_keys(command: &KmsCommand, kms: &Engine) -> Result<(), Box<dyn Error>> {
-    match command {
-        KmsCommand::Init { .. } | KmsCommand::Passwd { .. } => Ok(()),
-        KmsCommand::CreateKey { description, alias, output } => {
-            create_key(kms, description, alias.as_deref(), output)
-        }
-        KmsCommand::ListKeys { output } => list_keys(kms, output),
-        KmsCommand::DescribeKey { key, output } => {
-            let key = kms.describe_key(&key.name)?;
-            show(output, &json!({ "KeyMetadata": key }), &describe(&key))
-        }
-        KmsCommand::RotateKey { key, output } => {
-            let key = kms.rotate_key_on_demand(&key.name)?;
-            let text = format!("{}  now at version {}\n", key.key_id, key.version);
-            show(output, &json!({ "KeyId": key.key_id }), &text)
-        }
-        KmsCommand::ListKeyRotations { key, output } => {
-            let all = kms.list_key_rotations(&key.name)?;
-            let line = |e: &RotationEntry| {
-                format!("{}  {}  {}\n", date(e.rotation_date), e.rotation_type, e.key_material_id)
-            };
-            let text: String = all.iter().map(line).collect();
-            show(output, &json!({ "Rotations": all, "Truncated": false }), &text)
-        }
-        KmsCommand::CreateAlias { alias, key } => Ok(kms.create_alias(alias, &key.name)?),
-        KmsCommand::ListAliases { output } => {
-            let all = kms.list_aliases()?;
-            let text: String =
-                all.iter().map(|a| format!("{}  {}\n", a.target_key_id, a.alias_name)).collect();
-            show(output, &json!({ "Aliases": all, "Truncated": false }), &text)
-        }
-        KmsCommand::EnableKey { key } => Ok(kms.enable_key(&key.name)?),
-        KmsCommand::DisableKey { key } => Ok(kms.disable_key(&key.name)?),
+fn dir(args: &KmsArgs) -> Result<PathBuf, Box<dyn Error>> {
+    let dir = args.kms_dir.clone().or_else(kms::default_dir).ok_or_else(|| {
+        KeyError::Unreachable(
+            "neither XDG_DATA_HOME nor HOME is set: name the KMS store with --kms-dir".into(),
+        )
+    })?;
+    Ok(dir)
+}
+
+/// Where actions are done: by the server at a URL, by the server that holds the store, or in the store.
+fn backend(args: &KmsArgs, passphrase: Secrets<'_>) -> Result<Backend, Box<dyn Error>> {
+    let env = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let region = args.region.clone().or_else(|| env("AWS_REGION")).or_else(|| env("AWS_DEFAULT_REGION"));
+    if let Some(url) = &args.endpoint_url {
+        let need = |name: &str| {
+            env(name)
+                .ok_or_else(|| KeyError::Denied(format!("{name} is not set: requests to {url} are signed")))
+        };
+        return Ok(Backend::Url(Remote {
+            url: url.clone(),
+            region: region.unwrap_or_else(|| Scope::home().region),
+            access_key: need("AWS_ACCESS_KEY_ID")?,
+            secret: Zeroizing::new(need("AWS_SECRET_ACCESS_KEY")?),
+            ca_bundle: args.ca_bundle.clone().or_else(|| env("AWS_CA_BUNDLE").map(PathBuf::from)),
+        }));
     }
+    let dir = dir(args)?;
+    // The region of the environment is AWS's; the store's own keys are in its home region.
+    let region = args.region.clone().unwrap_or_else(|| Scope::home().region);
+    let scope = Scope { region, ..Scope::home() };
+    if let Some(socket) = backend::control(&dir) {
+        return Ok(Backend::Control(socket, scope));
+    }
+    Ok(Backend::Store(Box::new(open(&dir, passphrase)?), scope))
+}
+
+/// Does an action and shows its answer.
+fn act(asked: &Asked, backend: &mut Backend) -> Result<(), Box<dyn Error>> {
+    let mut input = asked.input.clone();
+    if let Some(member) = asked.position {
+        // AWS takes no alias in most actions; a person may give one.
+        let name = input[member].as_str().unwrap_or_default();
+        if name.starts_with("alias/") {
+            let found = backend.call("DescribeKey", json!({ "KeyId": name }))?;
+            input[member] = found["KeyMetadata"]["KeyId"].clone();
+        }
+    }
+    let answer = backend.call(asked.action, input)?;
+    if let Some(alias) = &asked.alias {
+        let key = answer["KeyMetadata"]["KeyId"].clone();
+        backend.call("CreateAlias", json!({ "AliasName": alias, "TargetKeyId": key })).map_err(|e| {
+            format!("key {} was made, its alias was not: {e}", key.as_str().unwrap_or_default())
+        })?;
+    }
+    if asked.json {
+        return show::json(&answer);
+    }
+    show::people(asked.action, &answer, backend)
 }
 
 fn init(dir: &Path, protection: &Protection) -> Result<(), Box<dyn Error>> {
@@ -129,46 +166,6 @@ fn open(dir: &Path, passphrase: Secrets<'_>) -> Result<Engine, Box<dyn Error>> {
         ProtectionKind::KeyFile => None,
     };
     Ok(Engine::open(dir, passphrase.as_ref().map(|p| p.as_str()))?)
-}
-
-fn create_key(kms: &Engine, text: &str, alias: Option<&str>, output: &Output) -> Result<(), Box<dyn Error>> {
-    let key = kms.create_key(text)?;
-    if let Some(alias) = alias {
-        kms.create_alias(alias, &key.key_id)
-            .map_err(|e| format!("key {} was made, its alias was not: {e}", key.key_id))?;
-    }
-    show(output, &json!({ "KeyMetadata": key }), &format!("{}\n", key.key_id))
-}
-
-fn list_keys(kms: &Engine, output: &Output) -> Result<(), Box<dyn Error>> {
-    let keys = kms.list_keys()?;
-    let aliases = kms.list_aliases()?;
-    let line = |key: &KeyEntry| {
-        let names = aliases.iter().filter(|a| a.target_key_id == key.key_id).map(|a| a.alias_name.as_str());
-        let names: Vec<_> = names.collect();
-        format!("{}  {}\n", key.key_id, names.join(" "))
-    };
-    let text: String = keys.iter().map(line).collect();
-    show(output, &json!({ "Keys": keys, "Truncated": false }), &text)
-}
-
-fn describe(key: &KeyMetadata) -> String {
-    [
-        ("key id", key.key_id.as_str()),
-        ("arn", &key.arn),
-        ("description", &key.description),
-        ("state", key.key_state),
-        ("created", &date(key.creation_date)),
-        ("version", &key.version.to_string()),
-        ("material", &key.current_key_material_id),
-    ]
-    .iter()
-    .map(|(name, value)| format!("{name:<13}{value}\n"))
-    .collect()
-}
-
-fn show(output: &Output, json: &serde_json::Value, people: &str) -> Result<(), Box<dyn Error>> {
-    if output.json { print(&(serde_json::to_string_pretty(json)? + "\n")) } else { print(people) }
 }
 
 /// Prints; a reader that has gone (`| head`) is no failure.
@@ -239,6 +236,8 @@ mod tests {
         assert_eq!((key.version, key.description.as_str(), key.enabled), (2, "payroll", true));
         let missing = kms(&dir, "describe-key alias/none", None).unwrap_err();
         assert!(matches!(missing.downcast_ref(), Some(KmsError::NotFound(_))), "{missing}");
+        let strict = kms(&dir, "enable-key --key-id alias/a", None).unwrap_err();
+        assert!(strict.to_string().contains("Invalid keyId"), "{strict}");
     }
 
     /// A passphrase comes from a file or is asked for; it is not asked for where none is needed.

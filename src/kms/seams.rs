@@ -1,0 +1,28 @@
+//! Seams: what the engine tells others, and asks them, without knowing them.
+
+use serde_json::Value;
+
+use super::caller::Caller;
+
+/// One call, after it was answered. No plaintext and no ciphertext stands in it.
+#[derive(Debug)]
+pub struct CallRecord<'a> {
+    /// Action, for example `Decrypt`.
+    pub action: &'a str,
+    /// Who called.
+    pub caller: &'a Caller,
+    /// Request parameters that may be shown: no plaintext, ciphertext, message, token or policy.
+    pub parameters: &'a Value,
+    /// ARNs of the keys that were touched.
+    pub keys: &'a [String],
+    /// Exception and message, where it failed.
+    pub error: Option<(&'a str, &'a str)>,
+}
+
+/// Hears of every call, and of what the service does by itself.
+pub trait Observer: Send + Sync {
+    /// A call was decided. An error here fails the call: what cannot be recorded does not happen.
+    fn call(&self, record: &CallRecord<'_>) -> Result<(), super::KmsError>;
+    /// `RotateKey`, `DeleteKey` or `DeleteExpiredKeyMaterial` of a key, by the service itself.
+    fn service(&self, event: &str, key_arn: &str, account: &str, region: &str);
+}

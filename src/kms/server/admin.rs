@@ -1,0 +1,68 @@
+//! What the owner of the store does over the control socket, beside AWS's API: principals.
+
+use serde_json::{Value, json};
+
+use crate::kms::engine::Engine;
+use crate::kms::error::KmsError;
+use crate::kms::principals::{NewPrincipal, Principal};
+
+/// `X-Amz-Target` of these actions begins with this.
+pub(super) const TARGET: &str = "EnvelopeFS.";
+
+/// Does an action of the owner.
+pub(super) fn call(engine: &Engine, action: &str, input: &Value) -> Result<Value, KmsError> {
+    engine.manage(action, input)
+}
+
+impl Engine {
+    /// CreatePrincipal, ListPrincipals, DeletePrincipal, SetPrincipalPolicies, WriteBackup, CheckStore: for the owner of the store only, in the
+    /// process or over the control socket.
+    pub fn manage(&self, action: &str, input: &Value) -> Result<Value, KmsError> {
+        let text = |name: &str| input.get(name).and_then(Value::as_str).map(str::to_owned);
+        let need = |name: &str| text(name).ok_or_else(|| KmsError::Validation(format!("{name} is missing")));
+        let policies = || {
+            let items = input.get("Policies").and_then(Value::as_array);
+            items.into_iter().flatten().filter_map(|p| p.as_str().map(str::to_owned)).collect::<Vec<_>>()
+        };
+        match action {
+            "CreatePrincipal" => {
+                let new = NewPrincipal {
+                    name: need("Name")?,
+                    account: text("Account"),
+                    policies: policies(),
+                    access_key: text("AccessKeyId"),
+                    secret: text("SecretAccessKey").map(Into::into),
+                };
+                let (principal, secret) = self.create_principal(new)?;
+                let mut out = shown(&principal);
+                out["SecretAccessKey"] = json!(*secret);
+                Ok(json!({ "Principal": out }))
+            }
+            "ListPrincipals" => {
+                let all: Vec<Value> = self.list_principals()?.iter().map(shown).collect();
+                Ok(json!({ "Principals": all }))
+            }
+            "DeletePrincipal" => {
+                self.delete_principal(text("Account").as_deref(), &need("Name")?)?;
+                Ok(json!({}))
+            }
+            "SetPrincipalPolicies" => {
+                self.set_principal_policies(text("Account").as_deref(), &need("Name")?, policies())?;
+                Ok(json!({}))
+            }
+            _ => Err(KmsError::exception("UnknownOperationException", "")),
+        }
+    }
+}
+
+fn shown(principal: &Principal) -> Value {
+    json!({
+        "Name": principal.name,
+        "Account": principal.account,
+        "Arn": principal.arn,
+        "UserId": principal.user_id,
+        "AccessKeyId": principal.access_key,
+        "CreationDate": principal.created(),
+        "Policies": principal.policies,
+    })
+}

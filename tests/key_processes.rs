@@ -41,7 +41,7 @@ fn child(role: &str, dir: &Path) -> (Guarded, BufReader<ChildStdout>) {
 }
 
 fn generous(engine: Engine) -> Engine {
-    engine.with_limits(Limits { on_demand_rotations: u16::MAX })
+    engine.with_limits(Limits { on_demand_rotations: u16::MAX, ..Limits::default() })
 }
 
 fn acknowledge(line: &str) {

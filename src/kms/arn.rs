@@ -111,6 +111,15 @@ pub(super) fn is_region(text: &str) -> bool {
         && parts.iter().all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase()))
 }
 
+/// Directions that AWS names its regions by.
+const DIRECTIONS: [&str; 9] =
+    ["central", "east", "north", "northeast", "northwest", "south", "southeast", "southwest", "west"];
+
+/// Whether AWS could have a region of this name: `us-fakey-1` is one by its form, and no host answers for it.
+pub(super) fn could_exist(region: &str) -> bool {
+    is_region(region) && region.split('-').rev().nth(1).is_some_and(|d| DIRECTIONS.contains(&d))
+}
+
 /// Refuses what is no name for a new alias; `alias/aws/` is the service's own.
 pub(super) fn check_alias(name: &str) -> Result<(), KmsError> {
     check_alias_form(name)?;
@@ -259,6 +268,7 @@ mod tests {
         for good in ["us-east-1", "us-gov-west-1", "ap-southeast-12"] {
             assert!(is_region(good), "{good}");
         }
+        assert!(could_exist("us-gov-west-1") && !could_exist("us-fakey-12"));
         for bad in ["", "us", "us-east", "us-east-x", "US-east-1", "a-b-c-d-1", "us--1"] {
             assert!(!is_region(bad), "{bad}");
         }

@@ -68,6 +68,18 @@ impl Cost {
     }
 }
 
+impl Cost {
+    /// Memory in KiB, passes, lanes.
+    pub(super) fn numbers(self) -> [u32; 3] {
+        [self.memory_kib, self.passes, self.lanes]
+    }
+
+    /// As [`Cost::numbers`] gave them, where they are in range.
+    pub(super) fn from_numbers([memory_kib, passes, lanes]: [u32; 3]) -> Option<Self> {
+        Some(Self { memory_kib, passes, lanes }).filter(|cost| cost.is_sane())
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RootFile {
@@ -251,11 +263,16 @@ fn key_file(at: &Path) -> Result<SealKey, KmsError> {
 
 fn stretch(at: &Path, phrase: &str, with: &Argon2id) -> Result<SealKey, KmsError> {
     let salt = hex::decode(&with.salt).ok_or_else(|| damaged(at, &"the salt is not hex"))?;
-    let Cost { memory_kib, passes, lanes } = with.cost;
+    passphrase_key(at, phrase, &salt, with.cost)
+}
+
+/// The key of a passphrase, by Argon2id.
+pub(super) fn passphrase_key(at: &Path, phrase: &str, salt: &[u8], cost: Cost) -> Result<SealKey, KmsError> {
+    let Cost { memory_kib, passes, lanes } = cost;
     let params = argon2::Params::new(memory_kib, passes, lanes, Some(32)).map_err(|e| damaged(at, &e))?;
     let mut key = Secret::zeroed();
     argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
-        .hash_password_into(phrase.as_bytes(), &salt, key.expose_mut())
+        .hash_password_into(phrase.as_bytes(), salt, key.expose_mut())
         .map_err(|e| damaged(at, &e))?;
     Ok(SealKey::new(key))
 }

@@ -95,11 +95,6 @@ impl Store {
         Ok(())
     }
 
-    /// Path of the file.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Gives the key back: the directory is about to be renamed.
     pub(super) fn into_key(self) -> SealKey {
         self.key

@@ -35,6 +35,14 @@ pub(super) const INDEX: Table = Table("index");
 pub(super) const ALL: [Table; 8] = [KEYS, MATERIALS, ALIASES, GRANTS, PRINCIPALS, STORES, USES, INDEX];
 
 impl Table {
+    pub(super) fn name(self) -> &'static str {
+        self.0
+    }
+
+    pub(super) fn by_name(name: &str) -> Option<Self> {
+        ALL.into_iter().find(|t| t.0 == name)
+    }
+
     pub(super) fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         TableDefinition::new(self.0)
     }

@@ -316,7 +316,7 @@ mod tests {
             asked.input,
             json!({ "KeyId": "k", "Operations": ["Encrypt", "Decrypt"], "DryRun": true })
         );
-        assert!(asked_for(&["kms", "encrypt", "k", "--plaintext", "no base64"]).is_err());
+        assert!(asked_for(&["kms", "encrypt", "k", "--plaintext", "no base64!"]).is_err());
         assert!(asked_for(&["kms", "encrypt", "k", "--encryption-context", "ab"]).is_err());
     }
 

@@ -7,6 +7,7 @@ use clap::{ArgMatches, Args, Command, Subcommand};
 use zeroize::Zeroizing;
 
 use super::actions::{self, Asked};
+use super::measure::MeasureArgs;
 use super::principal::PrincipalArgs;
 use super::serve::ServeArgs;
 use crate::cli::secrets::first_line;
@@ -65,6 +66,34 @@ pub(super) enum Fixed {
     },
     /// Serve the store to AWS SDKs and the AWS CLI.
     Serve(ServeArgs),
+    /// Write the whole KMS into one file under a passphrase: keys, aliases, grants, principals.
+    Backup {
+        /// The new file.
+        #[arg(value_name = "FILE")]
+        to: PathBuf,
+        /// Read the backup's passphrase from the first line of a file; asked for on a terminal.
+        #[arg(long, value_name = "FILE")]
+        backup_passphrase_file: Option<PathBuf>,
+    },
+    /// Make a new KMS store from a backup.
+    Restore {
+        /// The backup.
+        #[arg(value_name = "FILE")]
+        from: PathBuf,
+        /// Read the backup's passphrase from the first line of a file; asked for on a terminal.
+        #[arg(long, value_name = "FILE")]
+        backup_passphrase_file: Option<PathBuf>,
+        /// Protect the new store by a key file (mode 0600) instead of a passphrase.
+        #[arg(long)]
+        key_file: bool,
+    },
+    /// Read every record of the store and follow every reference; list what is wrong.
+    Check {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Measure GenerateDataKey on the server at --endpoint-url.
+    Measure(MeasureArgs),
     /// Work on the principals that may sign requests.
     Principal(PrincipalArgs),
 }
@@ -97,6 +126,13 @@ impl Subcommand for KmsCommand {
     fn has_subcommand(name: &str) -> bool {
         Fixed::has_subcommand(name) || actions::action_of(name).is_some()
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 impl KmsArgs {

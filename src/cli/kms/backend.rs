@@ -76,10 +76,36 @@ impl Backend {
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
+/// An open connection to a server.
+pub(super) struct Connection {
+    stream: Box<dyn Stream>,
+    host: String,
+}
+
+impl Connection {
+    /// One signed request.
+    pub(super) fn call(
+        &mut self,
+        remote: &Remote,
+        action: &str,
+        input: &Value,
+    ) -> Result<Value, Box<dyn Error>> {
+        let target = format!("TrentService.{action}");
+        let body = input.to_string();
+        let credentials = (remote.access_key.as_str(), remote.secret.as_str());
+        let headers = sign_post(credentials, (&remote.region, "kms"), &self.host, &target, body.as_bytes());
+        exchange(&mut self.stream, &self.host, &target, &headers, input)
+    }
+}
+
 impl Remote {
     fn call(&self, action: &str, input: &Value) -> Result<Value, Box<dyn Error>> {
-        let (mut stream, host): (Box<dyn Stream>, String) = if let Some(path) = self.url.strip_prefix("unix:")
-        {
+        self.open()?.call(self, action, input)
+    }
+
+    /// Connects.
+    pub(super) fn open(&self) -> Result<Connection, Box<dyn Error>> {
+        let (stream, host): (Box<dyn Stream>, String) = if let Some(path) = self.url.strip_prefix("unix:") {
             let socket = UnixStream::connect(path).map_err(|e| format!("{path}: {e}"))?;
             socket.set_read_timeout(Some(PATIENCE))?;
             (Box::new(socket), "localhost".into())
@@ -92,11 +118,7 @@ impl Remote {
         } else {
             return Err(format!("{}: not a URL of http://, https:// or unix:", self.url).into());
         };
-        let target = format!("TrentService.{action}");
-        let body = input.to_string();
-        let credentials = (self.access_key.as_str(), self.secret.as_str());
-        let headers = sign_post(credentials, (&self.region, "kms"), &host, &target, body.as_bytes());
-        exchange(&mut stream, &host, &target, &headers, input)
+        Ok(Connection { stream, host })
     }
 
     fn tls(&self, host: &str) -> Result<impl Read + Write + use<>, Box<dyn Error>> {
@@ -180,18 +202,26 @@ fn refusal(kind: &str, text: &str) -> KmsError {
     }
 }
 
-fn answer(stream: &mut (impl Read + ?Sized)) -> Result<(u16, Zeroizing<Vec<u8>>), Box<dyn Error>> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() > 64 << 10 || stream.read(&mut byte)? == 0 {
+/// Status and body.
+type Answer = (u16, Zeroizing<Vec<u8>>);
+
+fn answer(stream: &mut (impl Read + ?Sized)) -> Result<Answer, Box<dyn Error>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    let mut buffer = Zeroizing::new([0; 4096]);
+    let (head, length) = loop {
+        let n = stream.read(&mut *buffer)?;
+        if n == 0 || bytes.len() > 64 << 10 {
             return Err("the server broke off".into());
         }
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8_lossy(&head);
+        bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
+        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned();
+            break (head, end + 4);
+        }
+    };
     let status =
         head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("the server does not speak HTTP")?;
+    let mut body = Zeroizing::new(bytes.split_off(length));
     let length = head
         .lines()
         .filter_map(|line| line.split_once(':'))
@@ -201,7 +231,9 @@ fn answer(stream: &mut (impl Read + ?Sized)) -> Result<(u16, Zeroizing<Vec<u8>>)
     if length > MAX_ANSWER {
         return Err("the server's answer is too long".into());
     }
-    let mut body = Zeroizing::new(vec![0; usize::try_from(length)?]);
-    stream.read_exact(&mut body)?;
+    let missing = usize::try_from(length)?.saturating_sub(body.len());
+    let have = body.len();
+    body.resize(have + missing, 0);
+    stream.read_exact(body.get_mut(have..).unwrap_or_default())?;
     Ok((status, body))
 }

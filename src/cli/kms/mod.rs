@@ -4,7 +4,9 @@
 mod actions;
 mod args;
 mod backend;
+mod care;
 mod date;
+mod measure;
 mod principal;
 mod serve;
 mod show;
@@ -54,6 +56,24 @@ pub(crate) fn run(args: &KmsArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Er
             let dir = dir(args)?;
             serve::run(serve, || open(&dir, &passphrase))
         }
+        KmsCommand::Fixed(Fixed::Backup { to, backup_passphrase_file }) => {
+            care::backup(to, backup_passphrase_file.as_deref(), &mut backend(args, &passphrase)?)
+        }
+        KmsCommand::Fixed(Fixed::Restore { from, backup_passphrase_file, key_file }) => {
+            let protection = if *key_file {
+                Protection::KeyFile
+            } else {
+                Protection::Passphrase(match args.given()? {
+                    Some(given) => given,
+                    None => asked_twice(secrets)?,
+                })
+            };
+            care::restore(from, backup_passphrase_file.as_deref(), &dir(args)?, &protection)
+        }
+        KmsCommand::Fixed(Fixed::Check { output }) => {
+            care::check(output.json, &mut backend(args, &passphrase)?)
+        }
+        KmsCommand::Fixed(Fixed::Measure(args_of)) => measure::run(args_of, backend(args, &passphrase)?),
         KmsCommand::Fixed(Fixed::Principal(principal)) => {
             principal::run(principal, &mut backend(args, &passphrase)?)
         }

@@ -50,6 +50,22 @@ impl Engine {
                 self.set_principal_policies(text("Account").as_deref(), &need("Name")?, policies())?;
                 Ok(json!({}))
             }
+            "WriteBackup" => {
+                let passphrase = zeroize::Zeroizing::new(need("Passphrase")?);
+                let report = self.backup(std::path::Path::new(&need("Path")?), &passphrase)?;
+                Ok(json!({ "Records": report.records }))
+            }
+            "CheckStore" => {
+                let found = self.check()?;
+                Ok(json!({
+                    "Keys": found.keys,
+                    "Materials": found.materials,
+                    "Aliases": found.aliases,
+                    "Grants": found.grants,
+                    "Principals": found.principals,
+                    "Faults": found.faults,
+                }))
+            }
             _ => Err(KmsError::exception("UnknownOperationException", "")),
         }
     }

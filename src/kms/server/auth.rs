@@ -8,13 +8,15 @@ use hyper::http::request::Parts;
 use parking_lot::Mutex;
 
 use super::listen::Origin;
-use crate::kms::arn::{HOME_ACCOUNT, HOME_REGION, Scope, is_region};
+use crate::kms::arn::{HOME_ACCOUNT, HOME_REGION, Scope, could_exist, is_region};
 use crate::kms::caller::Caller;
 use crate::kms::engine::Engine;
 use crate::kms::error::KmsError;
 use crate::kms::principals::Principal;
 use crate::kms::sigv4::{Authorization, Signed};
 
+/// Of a region that AWS has not got: no host would answer, so the connection ends without an answer.
+pub(super) const NO_SUCH_REGION: &str = "NoSuchRegion";
 /// Principals and signing keys that are remembered.
 const REMEMBERED: usize = 1024;
 /// Header in which the filesystem says that it calls on the principal's behalf. Counts only when it is signed.
@@ -71,6 +73,9 @@ pub(super) fn verify(
             authorization.region, authorization.service
         );
         return Err(KmsError::exception("InvalidSignatureException", text));
+    }
+    if !could_exist(&authorization.region) {
+        return Err(KmsError::exception(NO_SUCH_REGION, ""));
     }
     let principal = keyring.principal(engine, &authorization.access_key)?.ok_or_else(|| {
         KmsError::exception(

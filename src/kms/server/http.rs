@@ -75,12 +75,12 @@ impl Answer {
     }
 }
 
-/// Answers a request. Nothing a client sends makes it fail.
+/// Answers a request. Its only failure ends the connection: the request was for a region that does not exist.
 pub(super) async fn answer(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
     origin: Origin,
-) -> Response<Full<Bytes>> {
+) -> std::io::Result<Response<Full<Bytes>>> {
     let request_id = new_request_id();
     let answer = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => Answer::new(StatusCode::OK, "text/plain", "ok\n"),
@@ -94,6 +94,9 @@ pub(super) async fn answer(
             let code = done.as_ref().err().map_or("", KmsError::code);
             shared.metrics.count(action, code, started.elapsed());
             log_failure(&done, &request_id);
+            if code == auth::NO_SUCH_REGION {
+                return Err(std::io::ErrorKind::ConnectionAborted.into());
+            }
             done.unwrap_or_else(|error| Answer::error(&error))
         }
         _ => {
@@ -101,7 +104,7 @@ pub(super) async fn answer(
             Answer { status: StatusCode::NOT_FOUND, ..Answer::error(&unknown) }
         }
     };
-    answer.into_response(&request_id)
+    Ok(answer.into_response(&request_id))
 }
 
 /// What a client is not told is told the log.

@@ -231,7 +231,7 @@ async fn connection(
 async fn talk(stream: Box<dyn Stream>, origin: Origin, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let service = service_fn(move |request| {
         let shared = shared.clone();
-        async move { Ok::<_, std::convert::Infallible>(http::answer(&shared, request, origin).await) }
+        async move { http::answer(&shared, request, origin).await }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

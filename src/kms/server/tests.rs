@@ -76,7 +76,8 @@ fn send(stream: &mut (impl std::io::Read + std::io::Write), text: &[u8]) -> (u16
             return (status(&text), text);
         }
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.to_lowercase().split("content-length: ").nth(1).and_then(|l| l.lines().next()?.parse().ok());
+        let length =
+            head.to_lowercase().split("content-length: ").nth(1).and_then(|l| l.lines().next()?.parse().ok());
         if length.is_none_or(|l: usize| body.len() >= l) {
             return (status(&text), text);
         }
@@ -88,7 +89,10 @@ fn status(text: &str) -> u16 {
 }
 
 fn post(headers: &[(&str, String)], body: &str) -> Vec<u8> {
-    let mut text = format!("POST / HTTP/1.1\r\nHost: kms\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {}\r\n", body.len());
+    let mut text = format!(
+        "POST / HTTP/1.1\r\nHost: kms\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -102,7 +106,14 @@ impl Running {
         stream
     }
 
-    fn signed(&self, target: &str, body: &str, key: (&str, &str), shift: i64, service: &str) -> (u16, String) {
+    fn signed(
+        &self,
+        target: &str,
+        body: &str,
+        key: (&str, &str),
+        shift: i64,
+        service: &str,
+    ) -> (u16, String) {
         let now = Timestamp::from_second(Timestamp::now().as_second() + shift).unwrap();
         let [date, authorization] = sign_at(now, key, ("us-east-1", service), "kms", target, body.as_bytes());
         let headers = [date, authorization, ("X-Amz-Target", target.to_owned())];
@@ -125,11 +136,17 @@ fn signed_requests_are_answered() {
     let server = start();
     let (status, text) = server.call("DescribeKey", r#"{"KeyId":"alias/seeded"}"#);
     assert_eq!(status, 200, "{text}");
-    assert!(text.contains("arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"), "{text}");
+    assert!(
+        text.contains("arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"),
+        "{text}"
+    );
     assert!(text.to_lowercase().contains("x-amzn-requestid: "), "{text}");
-    let (status, text) = server.signed("", "Action=GetCallerIdentity&Version=2011-06-15", ("TESTKEY", "TESTSECRET"), 0, "sts");
+    let (status, text) =
+        server.signed("", "Action=GetCallerIdentity&Version=2011-06-15", ("TESTKEY", "TESTSECRET"), 0, "sts");
     assert!(status == 200 && text.contains("<Account>123456789012</Account>"), "{text}");
-    let get = |path: &str| send(&mut server.connect(), format!("GET {path} HTTP/1.1\r\nHost: kms\r\n\r\n").as_bytes());
+    let get = |path: &str| {
+        send(&mut server.connect(), format!("GET {path} HTTP/1.1\r\nHost: kms\r\n\r\n").as_bytes())
+    };
     assert_eq!(get("/healthz").0, 200);
     assert!(get("/metrics").1.contains("envelopefs_kms_requests_total{action=\"DescribeKey\",error=\"\"} 1"));
     assert_eq!(get("/other").0, 404);
@@ -156,7 +173,8 @@ fn wrong_signatures_are_refused() {
     let headers = [target, ("Authorization", "AWS4-HMAC-SHA256 junk".to_owned())];
     assert!(send(&mut server.connect(), &post(&headers, "{}")).1.contains("IncompleteSignatureException"));
     // A signature is worth nothing for another body.
-    let [date, authorization] = sign_at(Timestamp::now(), ("TESTKEY", "TESTSECRET"), ("us-east-1", "kms"), "kms", list, b"{}");
+    let [date, authorization] =
+        sign_at(Timestamp::now(), ("TESTKEY", "TESTSECRET"), ("us-east-1", "kms"), "kms", list, b"{}");
     let headers = [date, authorization, ("X-Amz-Target", list.to_owned())];
     assert!(send(&mut server.connect(), &post(&headers, "{ }")).1.contains("InvalidSignatureException"));
     // The owner's actions are not for the public address.
@@ -172,9 +190,17 @@ fn junk_is_answered_and_the_server_goes_on() {
     assert!(server.call("ListKeys", "{").1.contains("SerializationException"));
     assert!(server.call("ListKeys", "[]").1.contains("SerializationException"));
     assert!(server.call("ListKeys", "\u{0}\u{1}").1.contains("SerializationException"));
-    assert!(server.call("ListKeys", &format!("{{\"Marker\":{}", "[".repeat(100_000))).1.contains("SerializationException"));
+    assert!(
+        server
+            .call("ListKeys", &format!("{{\"Marker\":{}", "[".repeat(100_000)))
+            .1
+            .contains("SerializationException")
+    );
     assert!(server.call("Encrypt", "{}").1.contains("2 validation errors detected"));
-    let large = format!("POST / HTTP/1.1\r\nHost: kms\r\nX-Amz-Target: TrentService.Encrypt\r\nContent-Length: {}\r\n\r\n", 2 << 20);
+    let large = format!(
+        "POST / HTTP/1.1\r\nHost: kms\r\nX-Amz-Target: TrentService.Encrypt\r\nContent-Length: {}\r\n\r\n",
+        2 << 20
+    );
     let mut stream = server.connect();
     stream.write_all(large.as_bytes()).unwrap();
     // The answer may come, and the connection end, before all of it was taken.
@@ -214,7 +240,8 @@ fn slow_connections_do_not_stop_the_server() {
 #[test]
 fn the_owner_manages_principals() {
     let server = start();
-    let (status, text) = server.owner("EnvelopeFS.CreatePrincipal", r#"{"Name":"bob","Account":"123456789012"}"#);
+    let (status, text) =
+        server.owner("EnvelopeFS.CreatePrincipal", r#"{"Name":"bob","Account":"123456789012"}"#);
     assert_eq!(status, 200, "{text}");
     let body: serde_json::Value = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     let field = |name: &str| body["Principal"][name].as_str().unwrap().to_owned();
@@ -222,7 +249,10 @@ fn the_owner_manages_principals() {
     let list = || server.signed("TrentService.ListKeys", "{}", (&access, &secret), 0, "kms");
     assert_eq!(list().0, 200);
     assert!(!server.owner("EnvelopeFS.ListPrincipals", "{}").1.contains(&secret));
-    assert_eq!(server.owner("EnvelopeFS.DeletePrincipal", r#"{"Name":"bob","Account":"123456789012"}"#).0, 200);
+    assert_eq!(
+        server.owner("EnvelopeFS.DeletePrincipal", r#"{"Name":"bob","Account":"123456789012"}"#).0,
+        200
+    );
     assert!(list().1.contains("UnrecognizedClientException"));
     assert_eq!(server.owner("TrentService.ListKeys", "{}").0, 200);
 }
@@ -234,7 +264,10 @@ fn a_reset_brings_the_seed_back() {
     let sealed = server.call("Encrypt", r#"{"KeyId":"alias/seeded","Plaintext":"aGk="}"#).1;
     let sealed: serde_json::Value = serde_json::from_str(sealed.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     server.call("CreateKey", "{}");
-    let reset = send(&mut server.connect(), b"POST /moto-api/reset HTTP/1.1\r\nHost: kms\r\nContent-Length: 0\r\n\r\n");
+    let reset = send(
+        &mut server.connect(),
+        b"POST /moto-api/reset HTTP/1.1\r\nHost: kms\r\nContent-Length: 0\r\n\r\n",
+    );
     assert_eq!(reset.0, 200);
     assert_eq!(server.call("ListKeys", "{}").1.matches("KeyArn").count(), 1);
     let open = format!(r#"{{"CiphertextBlob":{}}}"#, sealed["CiphertextBlob"]);

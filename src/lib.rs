@@ -15,4 +15,5 @@ pub mod hsm;
 pub mod keys;
 pub mod kms;
 pub mod pipeline;
+pub mod upkeep;
 pub mod vault;

@@ -16,6 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("kms", &["crypto"]),
     ("keys", &["format", "crypto", "kms"]),
     ("content", &["format", "crypto", "vault", "pipeline"]),
+    ("upkeep", &["format", "crypto", "vault", "keys", "content"]),
     ("fs", &["format", "crypto", "vault", "keys", "content"]),
     ("fuse", &["fs"]),
     ("check", &["format", "crypto", "vault", "pipeline", "kms", "keys", "content", "fs", "fuse"]),
@@ -23,8 +24,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "format", "crypto", "vault", "pipeline", "hsm", "kms", "keys", "content", "fs", "fuse", "check",
-            "bench",
+            "format", "crypto", "vault", "pipeline", "hsm", "kms", "keys", "content", "upkeep", "fs", "fuse",
+            "check", "bench",
         ],
     ),
     ("main", &["cli"]),

@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce};
+use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envelopefs::crypto::{DataKey, DirKey, FileKeys, LinkKey, Secret, VaultKey, XattrKey, derive};
@@ -13,7 +14,9 @@ use envelopefs::format::config::VolumeConfig;
 use envelopefs::format::header::{FileHeader, Wrapped};
 use envelopefs::format::ids::{DirId, FileId};
 use envelopefs::format::inline::InlineHead;
+use envelopefs::format::keks::KekFile;
 use envelopefs::format::layout::{BlockIndex, GroupIndex, disk_len, plain_len};
+use envelopefs::keys::RecoveryKey;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
@@ -117,6 +120,64 @@ fn config_body() -> String {
     )
 }
 
+const KEK: u8 = 0xe0;
+
+fn keks_body() -> String {
+    format!(
+        "vault_id = \"{}\"\nkeks = [\n  {{ number = 1, created = 1700000000, reserved = 65536, \
+         keys = [{{ index = 0, wrapped = \"AAEC\" }}] }},\n]\n",
+        hex::encode(count::<16>(VAULT_ID))
+    )
+}
+
+fn hmac_sha256(key: &[u8], text: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any key");
+    mac.update(text);
+    mac.finalize().into_bytes().into()
+}
+
+/// What stands in the document about envelope mode and recovery keys.
+fn keys_example() -> BTreeMap<&'static str, String> {
+    let (vault, data, kek) = (count::<32>(VAULT_KEY), count::<32>(DATA_KEY), count::<32>(KEK));
+    let file_id = count::<12>(FILE_ID);
+    let wrapping = hkdf_sha256(&kek, &[], "envelopefs/v1/envelope");
+    let (tag, wrapped) = seal(&wrapping, &file_id, &context(), &data);
+    let header = [&[1, 1, 1, 0][..], &file_id, &wrapped, &tag].concat();
+    let keks_key = hkdf_sha256(&vault, &[], "envelopefs/v1/keks");
+
+    let secret = count::<32>(0);
+    let check = Sha256::new().chain_update("envelopefs recovery key").chain_update(secret).finalize();
+    let bits: String =
+        secret.iter().chain(&check[..3]).map(|byte| format!("{byte:08b}")).collect::<Vec<_>>().concat();
+    let digits: Vec<char> = bits
+        .as_bytes()
+        .chunks(5)
+        .map(|five| {
+            let value = usize::from_str_radix(std::str::from_utf8(five).expect("digits"), 2).expect("binary");
+            "0123456789ABCDEFGHJKMNPQRSTVWXYZ".chars().nth(value).expect("five bits")
+        })
+        .collect();
+    let groups: Vec<String> = digits.chunks(4).map(|four| four.iter().collect()).collect();
+
+    let pair = |first| PrivateKey::from_private_key(&X25519, &count::<32>(first)).expect("any bytes");
+    let public = |key: &PrivateKey| key.compute_public_key().expect("a point").as_ref().to_vec();
+    let (paper, ephemeral) = (pair(0), pair(0x20));
+    let salt = [public(&ephemeral), public(&paper)].concat();
+    let peer = UnparsedPublicKey::new(&X25519, public(&paper));
+    let shared = agree(&ephemeral, peer, (), |shared| Ok(shared.to_vec())).expect("agreement");
+    let (tag, text) =
+        seal(&hkdf_sha256(&shared, &salt, "envelopefs/v1/recovery"), &[0; 12], &context(), &data);
+
+    BTreeMap::from([
+        ("kek", hex::encode(kek)),
+        ("envelope header", hex::encode(header)),
+        ("keks mac", hex::encode(hmac_sha256(&keks_key, keks_body().as_bytes()))),
+        ("recovery text", format!("EFS1-{}", groups.join("-"))),
+        ("recovery uri", format!("recovery:{}", b64(&public(&paper)))),
+        ("recovery wrap", hex::encode([public(&ephemeral), text, tag.to_vec()].concat())),
+    ])
+}
+
 fn example() -> Example {
     let (vault, data) = (count::<32>(VAULT_KEY), count::<32>(DATA_KEY));
     let (file_id, dir_id) = (count::<12>(FILE_ID), count::<16>(DIR_ID));
@@ -152,7 +213,7 @@ fn example() -> Example {
     mac.update(body.as_bytes());
     let mac: [u8; 32] = mac.finalize().into_bytes().into();
 
-    let values = BTreeMap::from([
+    let mut values = BTreeMap::from([
         ("vault key", hex::encode(vault)),
         ("data key", hex::encode(data)),
         ("file id", hex::encode(file_id)),
@@ -187,6 +248,7 @@ fn example() -> Example {
         ("xattr value", hex::encode(&xattr_value)),
         ("config mac", hex::encode(mac)),
     ]);
+    values.extend(keys_example());
     Example { values, page, block, inline, header, long_sealed, link, long_link, xattr_value, body, mac }
 }
 
@@ -222,6 +284,7 @@ fn the_worked_example_is_what_the_rules_give() {
     assert!(wrong.is_empty(), "the document should say\n{wrong}");
     let unknown: Vec<_> = documented.keys().filter(|l| !example.values.contains_key(&l[..])).collect();
     assert!(unknown.is_empty(), "nothing checks {unknown:?}");
+    assert!(DOCUMENT.contains(&keks_body()), "the document should hold\n{}", keks_body());
     assert!(DOCUMENT.contains(&example.body), "the document should hold the config\n{}", example.body);
 }
 
@@ -262,6 +325,13 @@ fn the_library_reads_the_worked_example() {
     let xattr = XattrKey::derive(&vault_key, &count::<12>(FILE_ID));
     assert_eq!(xattr.encode_name(b"user.colour"), e.values["xattr name"]);
     assert_eq!(xattr.decode_value(b"user.colour", &e.xattr_value).unwrap(), b"blue");
+
+    let paper = RecoveryKey::parse(&e.values["recovery text"]).unwrap();
+    assert_eq!(paper.uri().unwrap(), e.values["recovery uri"]);
+    let keks = KekFile::join(&keks_body(), &derive::keks_mac(&vault_key, keks_body().as_bytes()));
+    let keks = KekFile::parse(keks.as_bytes()).unwrap();
+    assert_eq!(hex::encode(keks.mac), e.values["keks mac"]);
+    assert_eq!(keks.file.newest().unwrap().wrapped, [(0, vec![0, 1, 2])]);
 
     assert_eq!(derive::config_mac(&vault_key, e.body.as_bytes()), e.mac);
     let text = VolumeConfig::join(&e.body, &e.mac);

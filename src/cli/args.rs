@@ -36,6 +36,16 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Copies out of a damaged lower file every block that still opens.
     Salvage(SalvageArgs),
+    /// Adds, removes and lists the wrapping keys of a vault.
+    Recipient(RecipientArgs),
+    /// Makes a recovery key for a vault and prints it, for paper.
+    RecoveryKey(RecoveryKeyArgs),
+    /// Tells which keys and versions a vault's files are wrapped with.
+    Keys(KeysArgs),
+    /// Brings the headers of all files to the newest keys, or to another key; contents are not touched.
+    Rewrap(RewrapArgs),
+    /// Gives files new data keys: contents are sealed anew.
+    Rekey(RekeyArgs),
     /// Works on the keys of the embedded KMS.
     Kms(KmsArgs),
     /// Runs and manages a software HSM.
@@ -59,6 +69,10 @@ pub(super) struct InitArgs {
     /// Wrapping key; the default one is made if missing, any other must exist.
     #[arg(long, value_name = "URI", default_value = "kms:embedded/alias/envelopefs", help_heading = "Keys")]
     pub(super) key_uri: String,
+    /// Wrap data keys in this process, under keys that the wrapping key wraps: one call for many files
+    /// (docs/KEYS.md says what that gives up).
+    #[arg(long, help_heading = "Keys")]
+    pub(super) envelope: bool,
     /// Protect a new KMS store by a key file (mode 0600) instead of a passphrase.
     #[arg(long, help_heading = "Keys", conflicts_with_all = ["passphrase_file", "passphrase_fd"])]
     pub(super) kms_key_file: bool,
@@ -108,7 +122,7 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "WAY", default_value = "auto", value_parser = ["auto", "device", "uring"], help_heading = "Mount")]
     pub(super) transport: String,
     /// Options as mount(8) takes them: ro, noatime, allow_other, suid, dev, noexec, shared, no-journal, direct-lower,
-    /// transport=WAY, kms-dir=DIR, ...
+    /// transport=WAY, key_cache=SECONDS, kms-dir=DIR, ...
     #[arg(long, short, value_name = "LIST", value_delimiter = ',', help_heading = "Mount")]
     pub(super) options: Vec<String>,
     #[command(flatten)]
@@ -202,6 +216,113 @@ pub(super) struct SalvageArgs {
     /// The vault that the file is from, where it does not lie in it.
     #[arg(long, value_name = "VAULT")]
     pub(super) vault: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecipientArgs {
+    #[command(subcommand)]
+    pub(super) command: RecipientCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RecipientCommand {
+    /// Adds a wrapping key: it opens the vault, and new files are wrapped for it.
+    #[command(after_help = "Example:\n  envelopefs recipient add ~/vault kms:embedded/alias/second")]
+    Add {
+        /// The vault's directory; it may be mounted.
+        vault: PathBuf,
+        /// The key; it must exist.
+        uri: String,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Retires a wrapping key, and removes it when no file's header names it any more.
+    Remove {
+        /// The vault's directory; it may be mounted.
+        vault: PathBuf,
+        /// Row or URI, as `recipient list` shows them.
+        recipient: String,
+        /// Remove it although headers name it: files that no other key opens are lost.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Lists the wrapping keys.
+    List {
+        /// The vault's directory.
+        vault: PathBuf,
+        /// Print a JSON array.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "The key goes to stdout alone; it is not stored and not shown again.\n\n\
+    Examples:\n  \
+    envelopefs recovery-key ~/vault | lp\n  \
+    envelopefs mount --recovery-key ~/vault ~/plain     when the KMS is gone")]
+pub(super) struct RecoveryKeyArgs {
+    /// The vault's directory; it may be mounted.
+    pub(super) vault: PathBuf,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeysArgs {
+    /// The vault's directory; it may be mounted.
+    pub(super) vault: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    envelopefs rewrap ~/vault                      after a rotation, or for a new recipient\n  \
+    envelopefs rewrap ~/vault --to kms:aws/KEY-ARN     to another key or provider\n\n\
+    It may be interrupted at any moment; run it again to go on. Ends with 0 when every header is as it shall be,\n\
+    11 when some could not be rewrapped, 130 when interrupted.")]
+pub(super) struct RewrapArgs {
+    /// The vault's directory; it may be mounted.
+    pub(super) vault: PathBuf,
+    /// Wrap new files, and all there are, for this key (and recovery keys) instead of the present ones.
+    #[arg(long, value_name = "URI")]
+    pub(super) to: Option<String>,
+    /// Only headers with a key of this version.
+    #[arg(long, value_name = "N")]
+    pub(super) only_key_version: Option<u16>,
+    /// Files at once [default: 8].
+    #[arg(long, value_name = "N")]
+    pub(super) jobs: Option<usize>,
+    /// Files a second at most.
+    #[arg(long, value_name = "N")]
+    pub(super) rate: Option<std::num::NonZeroU32>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The vault must not be mounted. Each file is written anew beside the old one and takes its name when it is\n\
+    whole: a crash leaves either. Files with several names (hard links) are left alone, and named."
+)]
+pub(super) struct RekeyArgs {
+    /// A vault, or one lower file (ciphertext) of a vault.
+    pub(super) path: PathBuf,
+    /// Files at once [default: one a core].
+    #[arg(long, value_name = "N")]
+    pub(super) jobs: Option<usize>,
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,

@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 pub(super) fn run(args: &CheckArgs) -> Result<Exit, CliError> {
     keys::read_config(&args.vault)?;
-    let unlock = args.key.unlock()?;
+    let unlock = args.key.unlock_vault(&args.vault)?;
     let blocked = signals::block().map_err(CliError::io(&args.vault))?;
     let keyring = keys::open_vault(&args.vault, &unlock)?;
     let vault = args.vault.canonicalize().map_err(CliError::io(&args.vault))?;

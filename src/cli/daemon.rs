@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, after, bounded, never, select};
 use log::{error, info, warn};
-use zeroize::Zeroizing;
 
 use super::error::CliError;
 use super::exit::Exit;
 use super::guardian::Guardian;
 use super::mount_options::MountOptions;
-use super::{harden, logging, mount, sandbox, signals};
+use super::sandbox::{self, Needs};
+use super::{harden, logging, mount, network, signals};
 use crate::crypto::kernel;
 use crate::fs::{self, Fs, FsError};
 use crate::fuse::{self, MountConfig, Mounted, Transport};
@@ -22,6 +22,9 @@ use crate::keys::{self, Unlock};
 
 /// After a signal to end, this long for programs to let go of their open files.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Opens that may wait for a KMS behind a network at once before others have to wait too.
+const WAITING_LOOPS: usize = 32;
 
 /// What the background process has for a terminal.
 const NULL: &str = "/dev/null";
@@ -46,7 +49,7 @@ pub(super) enum Life {
 }
 
 /// Runs until the mount is gone.
-pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life) -> Result<Exit, CliError> {
+pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliError> {
     harden::raise_descriptor_limit();
     let blocked = signals::block().map_err(CliError::io(Path::new("signals")))?;
     start_log(plan, life)?;
@@ -60,12 +63,16 @@ pub(super) fn run(plan: &Plan, passphrase: Option<Zeroizing<String>>, life: Life
     }
     let mut guardian =
         Guardian::start(&plan.mount_point).map_err(CliError::io(Path::new("/proc/self/exe")))?;
-    let fs = Arc::new(open(plan, passphrase)?);
-    let mounted = fuse::mount(Arc::clone(&fs), &plan.mount_point, &mount_config(plan))
-        .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
+    let fs = Arc::new(open(plan, unlock)?);
+    let mounted = fuse::mount(
+        Arc::clone(&fs),
+        &plan.mount_point,
+        &mount_config(plan, !fs.keyring().ports().is_empty()),
+    )
+    .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
     let told = guardian.mounted(mounted.device());
     told.map_err(CliError::io(Path::new("the guardian")))?;
-    enter_sandbox(plan, mounted.transport())?;
+    enter_sandbox(plan, fs.keyring(), mounted.transport())?;
     let wishes = signals::listen(blocked).map_err(CliError::io(Path::new("signals")))?;
     report_ready(life, &nowhere).map_err(CliError::io(Path::new("stdout")))?;
     info!("mounted: filesystem {}, transport {}", mounted.device(), mounted.transport());
@@ -90,9 +97,12 @@ fn start_log(plan: &Plan, life: Life) -> Result<(), CliError> {
     Ok(())
 }
 
-fn open(plan: &Plan, passphrase: Option<Zeroizing<String>>) -> Result<Fs, CliError> {
-    let unlock = Unlock { kms_dir: plan.options.key.kms_dir.clone(), passphrase };
-    let keyring = keys::open_vault(&plan.vault, &unlock)?;
+fn open(plan: &Plan, unlock: &Unlock) -> Result<Fs, CliError> {
+    let mut tuning = keys::Tuning::default();
+    if let Some(seconds) = plan.options.key_cache {
+        tuning.cache_age = Duration::from_secs(seconds);
+    }
+    let keyring = keys::open_vault_tuned(&plan.vault, unlock, &tuning)?;
     let options = fs::Options {
         read_only: plan.options.read_only,
         shared: plan.options.shared,
@@ -109,7 +119,7 @@ fn open(plan: &Plan, passphrase: Option<Zeroizing<String>>) -> Result<Fs, CliErr
     })
 }
 
-fn mount_config(plan: &Plan) -> MountConfig {
+fn mount_config(plan: &Plan, far: bool) -> MountConfig {
     let options = &plan.options;
     MountConfig {
         source: plan.vault.clone(),
@@ -120,24 +130,36 @@ fn mount_config(plan: &Plan) -> MountConfig {
         no_exec: options.no_exec,
         allow_other: options.allow_other,
         shared: options.shared,
-        transport: options.transport,
+        // Requests that come by rings are bound to a core's queue, where one that waits for a KMS holds up the rest.
+        transport: if far && options.transport == Transport::Auto {
+            Transport::Device
+        } else {
+            options.transport
+        },
+        waiting_loops: if far { WAITING_LOOPS } else { 0 },
     }
 }
 
-fn enter_sandbox(plan: &Plan, transport: Transport) -> Result<(), CliError> {
+fn enter_sandbox(plan: &Plan, keyring: &keys::Keyring, transport: Transport) -> Result<(), CliError> {
     if plan.options.no_sandbox {
         warn!("running without a sandbox (--no-sandbox)");
         return Ok(());
     }
-    let store = plan.options.key.store_dir()?;
+    let store = plan.options.key.store_dir().ok().filter(|dir| dir.is_dir());
     let mut writable = vec![plan.vault.as_path()];
-    if store.is_dir() {
-        writable.push(&store);
-    }
+    writable.extend(store.as_deref());
     writable.extend(plan.options.log_file.as_deref());
     // A umask of its own needs no file; what /proc/self/fd leads to is allowed by its own path.
-    let readable = [Path::new("/proc/self")];
-    let active = sandbox::enter(&writable, &readable, transport == Transport::Rings)
+    let mut readable = vec![PathBuf::from("/proc/self")];
+    let mut ports = keyring.ports();
+    if !ports.is_empty() {
+        network::add(&mut readable, &mut ports);
+        // Its threads were started with all the rights of this process.
+        keyring.settle();
+    }
+    let readable: Vec<&Path> = readable.iter().map(PathBuf::as_path).collect();
+    let needs = Needs { rings: transport == Transport::Rings, ports: &ports };
+    let active = sandbox::enter(&writable, &readable, &needs)
         .map_err(|e| CliError::Usage(format!("sandbox: {e} (run without it: --no-sandbox)")))?;
     info!("sandbox: {active}");
     Ok(())

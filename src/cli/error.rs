@@ -11,7 +11,8 @@ use crate::content::ContentError;
 use crate::format::config::ConfigError;
 use crate::fs::FsError;
 use crate::fuse::{MountError, NoRings};
-use crate::keys::{KeyError, OpenError};
+use crate::keys::{self, KeyError, OpenError};
+use crate::upkeep::UpkeepError;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -56,6 +57,21 @@ pub(super) enum CliError {
     Unmount(PathBuf, String),
     /// The daemon still writes after the time that `umount` waits.
     StillWriting(PathBuf),
+    /// The wrapping keys of a vault.
+    Recipient(keys::RecipientError),
+    /// A wrapping key that headers still name.
+    StillNamed {
+        /// Its row.
+        row: u8,
+        /// Files with a copy for it.
+        named: u64,
+        /// Files that it alone opens.
+        sole: u64,
+        /// The vault.
+        vault: PathBuf,
+    },
+    /// Work on all files of a vault.
+    Upkeep(UpkeepError),
     /// The command line.
     Usage(String),
 }
@@ -88,11 +104,16 @@ impl CliError {
             Self::NotALowerFile(_) => Exit::NotAVault,
             Self::Header(..) => Exit::Format,
             Self::Content(_, ContentError::Damaged(_)) => Exit::Faults,
+            Self::Recipient(e) => recipient_exit(e),
+            Self::Upkeep(UpkeepError::Key(e)) => key_exit(e),
+            Self::Upkeep(UpkeepError::Busy) => Exit::InUse,
             Self::Usage(_) => Exit::Usage,
             Self::Daemon(_)
             | Self::Bench(_)
             | Self::Top(..)
             | Self::Io(..)
+            | Self::StillNamed { .. }
+            | Self::Upkeep(UpkeepError::Io { .. } | UpkeepError::File { .. })
             | Self::Content(..)
             | Self::Unmount(..)
             | Self::StillWriting(_) => Exit::Failure,
@@ -162,10 +183,28 @@ impl CliError {
                 path.display()
             ),
             Self::Bench(BenchError::Missing(program)) => format!("Install it with: apt install {program}"),
+            Self::StillNamed { vault, .. } => format!(
+                "Bring them to the other keys, then remove it again: envelopefs rewrap {0}\n\
+                 New files are no longer wrapped for it.",
+                vault.display()
+            ),
+            Self::Recipient(keys::RecipientError::Open(OpenError::Key(e))) | Self::Upkeep(UpkeepError::Key(e)) => {
+                return key_advice(e);
+            }
             Self::StillWriting(_) => "It ends when everything is on the disk; wait before you copy the vault.".into(),
             _ => return None,
         };
         Some(text)
+    }
+}
+
+fn recipient_exit(e: &keys::RecipientError) -> Exit {
+    use keys::RecipientError as E;
+    match e {
+        E::Open(e) => vault_exit(e),
+        E::Unknown(_) => Exit::KeyUnavailable,
+        E::OneWay(..) => Exit::KeyDenied,
+        E::Exists(_) | E::Last(_) | E::Full(_) | E::Envelope(_) => Exit::Failure,
     }
 }
 
@@ -202,7 +241,9 @@ pub(super) fn key_exit(e: &KeyError) -> Exit {
 
 fn key_advice(e: &KeyError) -> Option<String> {
     let text = match e {
-        KeyError::Uri { .. } => "For the embedded KMS: kms:embedded/alias/NAME or kms:embedded/KEY-ID",
+        KeyError::Uri { .. } => {
+            "For the embedded KMS: kms:embedded/alias/NAME or kms:embedded/KEY-ID\nFor AWS KMS: kms:aws/KEY-ARN. For a KMS server: kms:https://HOST[:PORT]/KEY-ARN"
+        }
         KeyError::NotFound(_) => "List the keys with: envelopefs kms list-keys. Another store: --kms-dir DIR",
         KeyError::Disabled(_) => "Ask the key's administrator to enable it.",
         KeyError::Foreign => {
@@ -227,6 +268,11 @@ impl fmt::Display for CliError {
             Self::MountPoint(path, fault) => write!(f, "{}: {fault}", path.display()),
             Self::Mount(path, e) => write!(f, "{}: {e}", path.display()),
             Self::Daemon(code) => write!(f, "the background process ended with status {code}"),
+            Self::Recipient(e) => e.fmt(f),
+            Self::Upkeep(e) => e.fmt(f),
+            Self::StillNamed { row, named, sole, .. } => {
+                write!(f, "wrapping key {row} is named by {named} files, {sole} of which no other key opens")
+            }
             Self::Secret(why) | Self::Usage(why) => f.write_str(why),
             Self::NoProtection(dir) => {
                 write!(f, "{}: a new KMS store needs a protection for its root key", dir.display())
@@ -250,6 +296,18 @@ impl fmt::Display for CliError {
 impl From<OpenError> for CliError {
     fn from(e: OpenError) -> Self {
         Self::Vault(e)
+    }
+}
+
+impl From<keys::RecipientError> for CliError {
+    fn from(e: keys::RecipientError) -> Self {
+        Self::Recipient(e)
+    }
+}
+
+impl From<UpkeepError> for CliError {
+    fn from(e: UpkeepError) -> Self {
+        Self::Upkeep(e)
     }
 }
 

@@ -8,6 +8,7 @@ use super::exit::Exit;
 use super::walk::{self, Counts};
 use crate::format::config::VolumeConfig;
 use crate::keys::{self, KeyError, KeyInfo, Keyring};
+use crate::upkeep;
 
 #[derive(Serialize)]
 struct Info {
@@ -18,6 +19,11 @@ struct Info {
     /// Whether the config's authenticator was checked; without keys it cannot be.
     authenticated: bool,
     keys: Vec<Key>,
+    /// How data keys are wrapped: `each-file` by the provider, or `envelope`.
+    mode: &'static str,
+    /// What an interrupted rewrap was for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interrupted_rewrap: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     counts: Option<Counts>,
 }
@@ -37,7 +43,7 @@ struct Key {
 
 pub(super) fn run(args: &InfoArgs) -> Result<Exit, CliError> {
     let config = keys::read_config(&args.vault)?;
-    let keyring = args.key.unlock_quietly()?.map(|unlock| keys::open_vault(&args.vault, &unlock));
+    let keyring = args.key.unlock_quietly(&args.vault)?.map(|unlock| keys::open_vault(&args.vault, &unlock));
     let (opened, trouble) = match keyring {
         // A changed config is an attack or a damaged disk: never shown as if it were true.
         Some(Err(e @ keys::OpenError::Tampered(_))) => return Err(e.into()),
@@ -57,6 +63,12 @@ pub(super) fn run(args: &InfoArgs) -> Result<Exit, CliError> {
         created: config.created,
         authenticated: opened.is_some(),
         keys: describe(&config, opened.as_ref(), trouble.as_deref()),
+        mode: if config.keys.iter().any(|k| k.active && k.uri == "envelope:") {
+            "envelope"
+        } else {
+            "each-file"
+        },
+        interrupted_rewrap: upkeep::interrupted(&args.vault),
         counts,
     };
     if args.json {
@@ -93,6 +105,12 @@ fn print(info: &Info) {
         "config         {}",
         if info.authenticated { "authenticated" } else { "not authenticated (no key)" }
     );
+    if info.mode == "envelope" {
+        println!("mode           envelope: data keys are wrapped by keys of the vault");
+    }
+    if let Some(target) = &info.interrupted_rewrap {
+        println!("rewrap         interrupted, to {target}: run it again");
+    }
     for key in &info.keys {
         let active = if key.active { ", wraps new files" } else { "" };
         println!("wrapping key {} {}{active}", key.index, key.uri);

@@ -4,18 +4,23 @@ use super::args::InitArgs;
 use super::error::CliError;
 use super::exit::Exit;
 use super::store;
-use crate::keys::{self, OpenError};
+use crate::keys::{self, Mode, OpenError};
 
 pub(super) fn run(args: &InitArgs) -> Result<Exit, CliError> {
     // A directory that is refused must not cost a new store first.
     refuse_unsuitable(args)?;
     let unlock = store::prepare(args)?;
-    let config = keys::init_vault(&args.vault, &args.key_uri, &unlock)?;
+    let mode = if args.envelope { Mode::Envelope } else { Mode::EachFile };
+    let config = keys::init_vault_as(&args.vault, &args.key_uri, &unlock, mode)?;
     println!("vault made: {} (id {})", args.vault.display(), config.vault_id);
     for key in &config.keys {
         println!("wrapping key: {}", key.uri);
     }
-    println!("Back up the KMS store: without it nobody can read this vault.");
+    if config.keys.iter().any(|key| key.uri.starts_with("kms:embedded/")) {
+        println!("Back up the KMS store: without it nobody can read this vault.");
+    } else {
+        println!("Without this key nobody can read the vault: envelopefs recovery-key makes one for paper.");
+    }
     Ok(Exit::Ok)
 }
 

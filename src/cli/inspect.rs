@@ -117,7 +117,7 @@ fn recipients(header: &FileHeader, config: Option<&VolumeConfig>) -> Vec<Recipie
 }
 
 fn map(args: &InspectArgs, vault: &Path, file: File, header: &FileHeader) -> Result<Map, CliError> {
-    let keyring = keys::open_vault(vault, &args.key.unlock()?)?;
+    let keyring = keys::open_vault(vault, &args.key.unlock_vault(vault)?)?;
     let keys = keyring.open_file(header)?;
     let damaged = |e| CliError::Content(args.file.clone(), e);
     let map = content::File::open(Box::new(DiskFile(file)), keys).and_then(|f| f.map()).map_err(damaged)?;

@@ -22,6 +22,8 @@ mod logging;
 mod mount;
 mod mount_options;
 mod mount_point;
+mod network;
+mod recipients;
 mod salvage;
 mod sandbox;
 mod seccomp;
@@ -29,6 +31,7 @@ mod secrets;
 mod signals;
 mod store;
 mod umount;
+mod upkeep;
 mod walk;
 
 use std::process::ExitCode;
@@ -75,6 +78,11 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
         Command::Inspect(args) => inspect::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Salvage(args) => salvage::run(&args),
+        Command::Recipient(args) => recipients::run(&args),
+        Command::RecoveryKey(args) => recipients::recovery_key(&args),
+        Command::Keys(args) => upkeep::keys(&args),
+        Command::Rewrap(args) => upkeep::rewrap(&args),
+        Command::Rekey(args) => upkeep::rekey(&args),
         Command::Kms(args) => {
             kms::run(&args, &|| args_passphrase(&args)).map_err(CliError::Kms).map(|()| Exit::Ok)
         }

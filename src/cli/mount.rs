@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -16,8 +17,10 @@ use super::mount_options::MountOptions;
 use super::secrets;
 use super::{guardian, logging, mount_point};
 use crate::crypto::kernel;
-use crate::keys;
+use crate::keys::{self, RecoveryKey, Unlock};
 
+/// Between the passphrase and the recovery key; neither has it.
+const SEPARATOR: &[u8] = b"\0";
 /// What the daemon writes to its stdout when the mount serves.
 pub(super) const READY: &[u8] = b"ready\n";
 
@@ -29,13 +32,14 @@ pub(super) fn run(args: &MountArgs, argv: &[OsString]) -> Result<Exit, CliError>
     kernel::choose(options.kernel).map_err(|e| CliError::Usage(e.to_string()))?;
     let plan = Plan { vault, mount_point, options };
     if args.daemon_child {
-        return daemon::run(&plan, passphrase_from_parent()?, daemon::Life::Background);
+        let unlock = unlock_from_parent(plan.options.key.kms_dir.clone())?;
+        return daemon::run(&plan, &unlock, daemon::Life::Background);
     }
-    let unlock = plan.options.key.unlock()?;
+    let unlock = plan.options.key.unlock_vault(&plan.vault)?;
     if plan.options.foreground {
-        return daemon::run(&plan, unlock.passphrase, daemon::Life::Foreground);
+        return daemon::run(&plan, &unlock, daemon::Life::Foreground);
     }
-    let child = start(argv, unlock.passphrase.as_ref()).map_err(CliError::io(Path::new("/proc/self/exe")))?;
+    let child = start(argv, &unlock).map_err(CliError::io(Path::new("/proc/self/exe")))?;
     let done = await_ready(child)?;
     // The first request shows that the event loops run.
     rustix::fs::statfs(&plan.mount_point).map_err(|e| CliError::Io(plan.mount_point.clone(), e.into()))?;
@@ -54,8 +58,8 @@ fn canonical_vault(dir: &Path) -> Result<PathBuf, CliError> {
     dir.canonicalize().map_err(CliError::io(dir))
 }
 
-/// This program again, as the daemon: the same command line, the passphrase through a pipe.
-fn start(argv: &[OsString], passphrase: Option<&Zeroizing<String>>) -> std::io::Result<Child> {
+/// This program again, as the daemon: the same command line, the secrets through a pipe.
+fn start(argv: &[OsString], unlock: &Unlock) -> std::io::Result<Child> {
     let mut child = Command::new(guardian::program())
         .arg("mount")
         .arg("--daemon-child")
@@ -65,8 +69,11 @@ fn start(argv: &[OsString], passphrase: Option<&Zeroizing<String>>) -> std::io::
         .stdout(Stdio::piped())
         .spawn()?;
     let mut pipe = child.stdin.take().expect("stdin was asked to be a pipe");
-    if let Some(passphrase) = passphrase {
-        match pipe.write_all(passphrase.as_bytes()) {
+    let passphrase = unlock.passphrase.as_ref().map_or(&b""[..], |p| p.as_bytes());
+    let recovery = unlock.recovery.as_ref().map(|key| key.text());
+    let recovery = recovery.as_ref().map_or(&b""[..], |text| text.as_bytes());
+    for part in [passphrase, SEPARATOR, recovery] {
+        match pipe.write_all(part) {
             // It ended before it asked; its status tells why.
             Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
             other => other?,
@@ -76,11 +83,17 @@ fn start(argv: &[OsString], passphrase: Option<&Zeroizing<String>>) -> std::io::
 }
 
 /// What the parent wrote to stdin, up to its end.
-fn passphrase_from_parent() -> Result<Option<Zeroizing<String>>, CliError> {
+fn unlock_from_parent(kms_dir: Option<PathBuf>) -> Result<Unlock, CliError> {
     let mut text = Zeroizing::new(String::with_capacity(4096));
     let mut stdin = std::io::stdin().lock().take(64 << 10);
     stdin.read_to_string(&mut text).map_err(CliError::io(Path::new("stdin")))?;
-    Ok(Some(text).filter(|t| !t.is_empty()))
+    let (passphrase, recovery) = text.rsplit_once('\0').unwrap_or((&text, ""));
+    let recovery = match recovery {
+        "" => None,
+        text => Some(RecoveryKey::parse(text).map_err(|e| CliError::Secret(e.to_string()))?),
+    };
+    let passphrase = Some(Zeroizing::new(passphrase.to_owned())).filter(|p| !p.is_empty());
+    Ok(Unlock { kms_dir, passphrase, recovery: recovery.map(Arc::new) })
 }
 
 fn await_ready(mut child: Child) -> Result<Exit, CliError> {

@@ -28,6 +28,8 @@ pub(super) struct MountOptions {
     pub(super) kernel: Option<Kind>,
     pub(super) direct_lower: bool,
     pub(super) transport: Transport,
+    /// Seconds that an unwrapped data key is kept.
+    pub(super) key_cache: Option<u64>,
     pub(super) key: KeyArgs,
 }
 
@@ -58,7 +60,8 @@ impl MountOptions {
 
     /// With paths that stay true when the daemon leaves this working directory.
     pub(super) fn absolute(mut self) -> std::io::Result<Self> {
-        for path in [&mut self.log_file, &mut self.key.kms_dir].into_iter().flatten() {
+        let key = &mut self.key;
+        for path in [&mut self.log_file, &mut key.kms_dir].into_iter().flatten() {
             *path = std::path::absolute(&path)?;
         }
         Ok(self)
@@ -88,6 +91,7 @@ impl MountOptions {
             ("no-sandbox", _) => self.no_sandbox = true,
             ("kms-dir", dir) if !dir.is_empty() => self.key.kms_dir = Some(dir.into()),
             ("passphrase-file", file) if !file.is_empty() => self.key.passphrase_file = Some(file.into()),
+            ("key_cache" | "key-cache", seconds) => self.key_cache = Some(key_cache(seconds)?),
             ("log-file", file) if !file.is_empty() => self.log_file = Some(file.into()),
             // What mount(8) and fstab carry for others, and what holds here anyway.
             ("" | "defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "owner" | "group", _) => {}
@@ -101,6 +105,15 @@ impl MountOptions {
 
 fn kernel(name: &str) -> Result<Kind, CliError> {
     name.parse().map_err(|e: crate::crypto::kernel::KernelError| CliError::Usage(e.to_string()))
+}
+
+/// A day at most: a key that was taken away should not open files for longer.
+fn key_cache(seconds: &str) -> Result<u64, CliError> {
+    seconds
+        .parse()
+        .ok()
+        .filter(|s| *s <= 86400)
+        .ok_or_else(|| CliError::Usage(format!("key_cache={seconds}: seconds from 0 to 86400 are expected")))
 }
 
 /// mount.fuse(8) calls `envelopefs VAULT MOUNTPOINT -o ...`: a first argument that is a path means `mount`.
@@ -148,6 +161,10 @@ mod tests {
         assert!(options(&["kernel=vaes"]).is_err());
         assert_eq!(options(&["kernel=portable"]).expect("known").kernel, Some(Kind::Portable));
         assert!(options(&["transport=carrier"]).is_err());
+        for bad in ["key_cache", "key_cache=", "key_cache=-1", "key_cache=1h", "key_cache=86401"] {
+            assert!(options(&[bad]).is_err(), "{bad}");
+        }
+        assert_eq!(options(&["key_cache=0"]).expect("known").key_cache, Some(0));
     }
 
     /// The call of mount.fuse(8) becomes `mount`; a real subcommand stays.

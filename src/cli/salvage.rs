@@ -52,7 +52,7 @@ pub(super) fn run(args: &SalvageArgs) -> Result<Exit, CliError> {
     })?;
     let out = args.out.clone().unwrap_or_else(|| format!("salvaged-{}", header.file_id).into());
     outside(&vault, &out)?;
-    let keyring = keys::open_vault(&vault, &args.key.unlock()?)?;
+    let keyring = keys::open_vault(&vault, &args.key.unlock_vault(&vault)?)?;
     let keys = keyring.open_file(&header)?;
     let map = PathBuf::from(format!("{}.map", out.display()));
     let (target, map_file) = (new(&out)?, new(&map)?);

@@ -7,8 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, RestrictionStatus,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
+    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
 use super::{harden, seccomp};
@@ -49,12 +49,23 @@ pub(super) enum SandboxError {
     Install(#[from] seccompiler::Error),
 }
 
-/// Restricts this thread and those it starts from now on; seccomp also those that run already. `rings`: with what
-/// serving by io_uring needs; the rings were made before.
-pub(super) fn enter(writable: &[&Path], readable: &[&Path], rings: bool) -> Result<Active, SandboxError> {
+/// What serving needs beside files.
+pub(super) struct Needs<'a> {
+    /// What serving by io_uring needs; the rings were made before.
+    pub(super) rings: bool,
+    /// TCP ports that may be connected to; without any there is no network at all.
+    pub(super) ports: &'a [u16],
+}
+
+/// Restricts this thread and those it starts from now on; seccomp also those that run already.
+pub(super) fn enter(
+    writable: &[&Path],
+    readable: &[&Path],
+    needs: &Needs<'_>,
+) -> Result<Active, SandboxError> {
     harden::no_new_privileges();
-    let status = landlock(writable, readable)?;
-    for filter in seccomp::filters(rings)? {
+    let status = landlock(writable, readable, needs.ports)?;
+    for filter in seccomp::filters(needs.rings, !needs.ports.is_empty())? {
         seccompiler::apply_filter_all_threads(&filter)?;
     }
     Ok(Active { landlock: in_words(status.ruleset), seccomp: true })
@@ -68,7 +79,11 @@ fn in_words(status: RulesetStatus) -> &'static str {
     }
 }
 
-fn landlock(writable: &[&Path], readable: &[&Path]) -> Result<RestrictionStatus, SandboxError> {
+fn landlock(
+    writable: &[&Path],
+    readable: &[&Path],
+    ports: &[u16],
+) -> Result<RestrictionStatus, SandboxError> {
     let all = AccessFs::from_all(NEWEST);
     let files = all & !AccessFs::Execute & !AccessFs::IoctlDev;
     let mut rules = Ruleset::default()
@@ -83,6 +98,9 @@ fn landlock(writable: &[&Path], readable: &[&Path]) -> Result<RestrictionStatus,
             let rule = PathBeneath::new(fd, fitting(path, access)?);
             rules = rules.add_rule(rule).map_err(|e| SandboxError::Rule(path.to_path_buf(), e))?;
         }
+    }
+    for port in ports {
+        rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
     // Each event loop opens the device anew and joins the mount by an ioctl.
     let device = Path::new(FUSE_DEVICE);

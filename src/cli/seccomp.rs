@@ -50,6 +50,18 @@ const PROCESS: &[i64] = &[
 /// The log daemon's socket.
 const SYSLOG: &[i64] = &[libc::SYS_connect, libc::SYS_sendto, libc::SYS_getsockopt];
 
+/// A KMS over the network: connections, name resolution, an event loop.
+#[rustfmt::skip]
+const NETWORK: &[i64] = &[
+    libc::SYS_bind, libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_setsockopt, libc::SYS_recvfrom,
+    libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_shutdown, libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_eventfd2, libc::SYS_socketpair,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+];
+/// Families of the sockets for it; the last tells the resolver which addresses this machine has.
+const FAMILIES: [libc::c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
 /// Older spellings of the calls above, which libraries still use on x86-64.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
@@ -65,13 +77,15 @@ const ARCH: &[i64] = &[];
 const FUSE_DEV_IOC_CLONE: u64 = 0x8004_e500;
 /// Sets a ring to work in the thread that serves it.
 const IORING_REGISTER_ENABLE_RINGS: u64 = 12;
+/// How much there is to read: the resolver asks before it makes room for an answer.
+const FIONREAD: u64 = 0x541b;
 /// Shares extents between lower files.
 const FICLONERANGE: u64 = 0x4020_940d;
 
 /// The filters as the kernel takes them, in the order of their installation.
-/// `rings`: with what serving by io_uring needs.
-pub(super) fn filters(rings: bool) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
-    Ok([no_clone3()?, allowed(rings)?])
+/// `rings`: with what serving by io_uring needs. `network`: with what a KMS behind a network needs.
+pub(super) fn filters(rings: bool, network: bool) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+    Ok([no_clone3()?, allowed(rings, network)?])
 }
 
 /// `clone3` hides its flags behind a pointer, so no filter can tell a thread from a process: it answers as on a kernel
@@ -83,7 +97,7 @@ fn no_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?.try_into()
 }
 
-fn allowed(rings: bool) -> Result<BpfProgram, seccompiler::BackendError> {
+fn allowed(rings: bool, network: bool) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules = BTreeMap::new();
     for call in [FILES, NAMES, PROCESS, SYSLOG, ARCH].concat() {
         rules.insert(call, vec![]);
@@ -94,8 +108,17 @@ fn allowed(rings: bool) -> Result<BpfProgram, seccompiler::BackendError> {
         rules.insert(libc::SYS_io_uring_register, vec![argument_is(1, IORING_REGISTER_ENABLE_RINGS)?]);
         rules.insert(libc::SYS_sched_setaffinity, vec![]);
     }
-    rules.insert(libc::SYS_ioctl, vec![argument_is(1, FUSE_DEV_IOC_CLONE)?, argument_is(1, FICLONERANGE)?]);
-    rules.insert(libc::SYS_socket, vec![argument_is(0, libc::AF_UNIX.unsigned_abs().into())?]);
+    let mut ioctls = vec![argument_is(1, FUSE_DEV_IOC_CLONE)?, argument_is(1, FICLONERANGE)?];
+    let mut sockets = vec![argument_is(0, libc::AF_UNIX.unsigned_abs().into())?];
+    if network {
+        rules.extend(NETWORK.iter().map(|call| (*call, vec![])));
+        ioctls.push(argument_is(1, FIONREAD)?);
+        for family in FAMILIES {
+            sockets.push(argument_is(0, family.unsigned_abs().into())?);
+        }
+    }
+    rules.insert(libc::SYS_ioctl, ioctls);
+    rules.insert(libc::SYS_socket, sockets);
     // A umask of its own for each event loop.
     rules.insert(libc::SYS_unshare, vec![argument_is(0, libc::CLONE_FS.unsigned_abs().into())?]);
     // Threads only.

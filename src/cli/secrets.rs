@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use zeroize::Zeroizing;
 
 use super::error::CliError;
-use crate::keys::Unlock;
+use crate::keys::{self, RecoveryKey, Unlock};
 
 /// The longest passphrase that is read.
 const MAX_PASSPHRASE: u64 = 64 << 10;
@@ -28,6 +29,12 @@ pub(super) struct KeyArgs {
     /// Read the passphrase from an open descriptor (also: environment ENVELOPEFS_PASSPHRASE).
     #[arg(long, value_name = "N")]
     pub(super) passphrase_fd: Option<u32>,
+    /// Open the vault with the recovery key in the first line of a file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) recovery_key_file: Option<PathBuf>,
+    /// Open the vault with its recovery key, asked for at the terminal.
+    #[arg(long, conflicts_with = "recovery_key_file")]
+    pub(super) recovery_key: bool,
 }
 
 impl KeyArgs {
@@ -40,20 +47,36 @@ impl KeyArgs {
 
     /// What opens a vault; asks at the terminal when the store has a passphrase and none was given.
     pub(super) fn unlock(&self) -> Result<Unlock, CliError> {
+        let recovery = self.recovery()?;
         let mut passphrase = self.given()?;
-        if passphrase.is_none() && super::store::needs_passphrase(&self.store_dir()?) {
+        if passphrase.is_none() && recovery.is_none() && super::store::needs_passphrase(&self.store_dir()?) {
             passphrase = prompt("Passphrase of the KMS store: ")?;
         }
-        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase })
+        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery })
+    }
+
+    /// As [`KeyArgs::unlock`], for one vault: asks for nothing where none of its keys is in the embedded KMS.
+    pub(super) fn unlock_vault(&self, vault: &Path) -> Result<Unlock, CliError> {
+        if uses_store(vault) {
+            self.unlock()
+        } else {
+            let recovery = self.recovery()?;
+            Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase: None, recovery })
+        }
     }
 
     /// What opens a vault without asking; `None` when that would need a passphrase that was not given.
-    pub(super) fn unlock_quietly(&self) -> Result<Option<Unlock>, CliError> {
+    pub(super) fn unlock_quietly(&self, vault: &Path) -> Result<Option<Unlock>, CliError> {
         let passphrase = self.given()?;
-        if passphrase.is_none() && super::store::needs_passphrase(&self.store_dir()?) {
+        let recovery = self.recovery()?;
+        if passphrase.is_none()
+            && recovery.is_none()
+            && uses_store(vault)
+            && super::store::needs_passphrase(&self.store_dir()?)
+        {
             return Ok(None);
         }
-        Ok(Some(Unlock { kms_dir: self.kms_dir.clone(), passphrase }))
+        Ok(Some(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery }))
     }
 
     /// The passphrase as given, else asked for; `None` without a terminal.
@@ -74,6 +97,18 @@ impl KeyArgs {
             Some(second) if second == first => Ok(Some(first)),
             _ => Err(CliError::Secret("the two passphrases differ; nothing was made".into())),
         }
+    }
+
+    /// The recovery key, from its file or the terminal.
+    fn recovery(&self) -> Result<Option<Arc<RecoveryKey>>, CliError> {
+        let text = match &self.recovery_key_file {
+            Some(path) => File::open(path).and_then(first_line).map_err(CliError::io(path))?,
+            None if self.recovery_key => prompt("Recovery key: ")?
+                .ok_or_else(|| CliError::Secret("no terminal to ask for the recovery key at".into()))?,
+            None => return Ok(None),
+        };
+        let key = RecoveryKey::parse(&text).map_err(|e| CliError::Secret(e.to_string()))?;
+        Ok(Some(Arc::new(key)))
     }
 
     /// From the file, the descriptor or the environment, in this order.
@@ -99,6 +134,12 @@ pub(super) fn environment_or_prompt(text: &str) -> Result<Option<Zeroizing<Strin
         Some(given) => Ok(Some(given)),
         None => prompt(text),
     }
+}
+
+/// Whether a vault has a key in the embedded KMS. One that does not open has: opening it tells why.
+fn uses_store(vault: &Path) -> bool {
+    keys::read_config(vault)
+        .map_or(true, |config| config.keys.iter().any(|key| key.uri.starts_with("kms:embedded/")))
 }
 
 /// The first line without its end.

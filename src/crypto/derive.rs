@@ -22,6 +22,14 @@ pub const CONFIG_KEY: &[u8] = b"envelopefs/v1/config";
 pub const JOURNAL_KEY: &[u8] = b"envelopefs/v1/journal";
 /// How far an interrupted repair came.
 pub const REPAIR_KEY: &[u8] = b"envelopefs/v1/repair";
+/// The authenticator of the list of key-encryption keys.
+pub const KEKS_KEY: &[u8] = b"envelopefs/v1/keks";
+/// What a key-encryption key wraps data keys with.
+pub const ENVELOPE_KEY: &[u8] = b"envelopefs/v1/envelope";
+/// What a recovery key wraps with, from a key agreement.
+pub const RECOVERY_KEY: &[u8] = b"envelopefs/v1/recovery";
+/// Marks headers that an interrupted rewrap has done.
+pub const REWRAP_KEY: &[u8] = b"envelopefs/v1/rewrap";
 
 /// HKDF-SHA256 (RFC 5869) to 32 bytes.
 pub fn hkdf(key: &[u8; 32], salt: &[u8], label: &[u8]) -> Secret<32> {
@@ -39,8 +47,8 @@ pub fn hkdf_each<const N: usize>(key: &[u8; 32], salt: &[u8], labels: [&[u8]; N]
     })
 }
 
-fn config_hmac(vault_key: &VaultKey, body: &[u8]) -> Hmac<Sha256> {
-    let key = hkdf(vault_key.0.expose(), &[], CONFIG_KEY);
+fn hmac(vault_key: &VaultKey, label: &[u8], body: &[u8]) -> Hmac<Sha256> {
+    let key = hkdf(vault_key.0.expose(), &[], label);
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes keys of any length");
     mac.update(body);
     mac
@@ -48,12 +56,30 @@ fn config_hmac(vault_key: &VaultKey, body: &[u8]) -> Hmac<Sha256> {
 
 /// HMAC-SHA256 of a volume config's body under the config key.
 pub fn config_mac(vault_key: &VaultKey, body: &[u8]) -> [u8; 32] {
-    config_hmac(vault_key, body).finalize().into_bytes().into()
+    hmac(vault_key, CONFIG_KEY, body).finalize().into_bytes().into()
 }
 
 /// Checks a volume config's authenticator in constant time.
 pub fn config_mac_matches(vault_key: &VaultKey, body: &[u8], mac: &[u8; 32]) -> bool {
-    config_hmac(vault_key, body).verify_slice(mac).is_ok()
+    hmac(vault_key, CONFIG_KEY, body).verify_slice(mac).is_ok()
+}
+
+/// HMAC-SHA256 of the body of the list of key-encryption keys.
+pub fn keks_mac(vault_key: &VaultKey, body: &[u8]) -> [u8; 32] {
+    hmac(vault_key, KEKS_KEY, body).finalize().into_bytes().into()
+}
+
+/// Checks that list's authenticator in constant time.
+pub fn keks_mac_matches(vault_key: &VaultKey, body: &[u8], mac: &[u8; 32]) -> bool {
+    hmac(vault_key, KEKS_KEY, body).verify_slice(mac).is_ok()
+}
+
+/// Marks a header as one that a rewrap wrote: the first 16 bytes of an HMAC-SHA256 over the run's id and the header.
+pub fn rewrap_mark(vault_key: &VaultKey, run: &[u8; 16], header: &[u8]) -> [u8; 16] {
+    let mut mac = hmac(vault_key, REWRAP_KEY, run);
+    mac.update(header);
+    let whole: [u8; 32] = mac.finalize().into_bytes().into();
+    std::array::from_fn(|i| whole[i])
 }
 
 #[cfg(test)]
@@ -73,14 +99,27 @@ mod tests {
 
     #[test]
     fn labels_and_salts_keep_keys_apart() {
-        let labels = [BLOCK_KEY, MAP_KEY, DIR_KEY, LINK_KEY, XATTR_KEY, CONFIG_KEY, JOURNAL_KEY, REPAIR_KEY];
+        let labels = [
+            BLOCK_KEY,
+            MAP_KEY,
+            DIR_KEY,
+            LINK_KEY,
+            XATTR_KEY,
+            CONFIG_KEY,
+            JOURNAL_KEY,
+            REPAIR_KEY,
+            KEKS_KEY,
+            ENVELOPE_KEY,
+            RECOVERY_KEY,
+            REWRAP_KEY,
+        ];
         let mut keys: Vec<_> = labels
             .iter()
             .flat_map(|label| [&b""[..], b"a", b"b"].map(|salt| *hkdf(&[1; 32], salt, label).expose()))
             .collect();
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 24);
+        assert_eq!(keys.len(), 36);
     }
 
     #[test]

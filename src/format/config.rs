@@ -183,7 +183,7 @@ impl KeyFields {
 }
 
 /// Body and authenticator of a config that ends with the `mac` line, spelled exactly as [`VolumeConfig::join`] does.
-fn split_mac(text: &str) -> Option<(&str, [u8; 32])> {
+pub(super) fn split_mac(text: &str) -> Option<(&str, [u8; 32])> {
     let rest = text.strip_suffix(MAC_CLOSE)?;
     let (rest, hex) = rest.split_at_checked(rest.len().checked_sub(64)?)?;
     let body = rest.strip_suffix(MAC_OPEN)?;
@@ -191,7 +191,7 @@ fn split_mac(text: &str) -> Option<(&str, [u8; 32])> {
 }
 
 /// Bytes of lowercase hex digits.
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub(super) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
     let mut out = [0; N];
     if pairs.len() != N {

@@ -9,6 +9,7 @@ pub mod header;
 pub mod ids;
 pub mod inline;
 pub mod journal;
+pub mod keks;
 pub mod layout;
 pub mod links;
 pub mod map;

@@ -53,8 +53,9 @@ impl FsError {
             Self::Content(ContentError::Io(e)) => {
                 !matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG))
             }
+            // `keys` has one line for the provider's whole outage.
+            Self::Key(e) => !e.is_outage(),
             Self::Content(ContentError::Damaged(_))
-            | Self::Key(_)
             | Self::NoHeader
             | Self::Replay(_)
             | Self::Undecodable(_) => true,
@@ -72,12 +73,10 @@ fn content_errno(e: &ContentError) -> i32 {
 
 fn key_errno(e: &KeyError) -> i32 {
     match e {
-        KeyError::Uri { .. }
-        | KeyError::NotFound(_)
-        | KeyError::Disabled(_)
-        | KeyError::Unreachable(_)
-        | KeyError::NoSuchRow(_) => libc::ENOKEY,
-        KeyError::Denied(_) => libc::EACCES,
+        KeyError::Uri { .. } | KeyError::NotFound(_) | KeyError::Unreachable(_) | KeyError::NoSuchRow(_) => {
+            libc::ENOKEY
+        }
+        KeyError::Denied(_) | KeyError::Disabled(_) => libc::EACCES,
         KeyError::Foreign => libc::EKEYREJECTED,
         KeyError::Header(_) => libc::EIO,
     }
@@ -96,6 +95,7 @@ mod tests {
         let of = |e: KeyError| FsError::from(e).errno();
         assert_eq!(of(KeyError::Unreachable(String::new())), libc::ENOKEY);
         assert_eq!(of(KeyError::Denied(String::new())), libc::EACCES);
+        assert_eq!(of(KeyError::Disabled(String::new())), libc::EACCES);
         assert_eq!(of(KeyError::Foreign), libc::EKEYREJECTED);
         assert_eq!(FsError::NoHeader.errno(), libc::ENOKEY);
     }

@@ -107,6 +107,11 @@ impl Fs {
         self.keyring.provider_calls()
     }
 
+    /// The vault's keys.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
     /// Figures of the lower filesystem.
     pub fn statfs(&self) -> Result<StatFs> {
         let lower = rustix::fs::fstatvfs(self.top.as_fd())?;

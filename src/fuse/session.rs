@@ -50,6 +50,9 @@ pub struct MountConfig {
     pub shared: bool,
     /// How requests come.
     pub transport: Transport,
+    /// Event loops beside the usual ones, for requests that wait long: opens that ask a KMS behind a network. While
+    /// fewer wait, everything else goes on.
+    pub waiting_loops: usize,
 }
 
 /// `MAJOR:MINOR` of a mount: names it also when it no longer answers.
@@ -69,6 +72,7 @@ pub struct Session<H> {
     agreed: Agreed,
     rings: Vec<Ring>,
     device: DeviceNumber,
+    waiting_loops: usize,
 }
 
 impl<H> fmt::Debug for Session<H> {
@@ -103,10 +107,10 @@ impl Mounted {
     }
 }
 
-fn event_loops() -> usize {
+fn event_loops(waiting: usize) -> usize {
     const { assert!(*LOOPS.start() > seek::WAITING, "a loop is left while seeks wait") };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    (cores + SPARE_LOOPS).clamp(*LOOPS.start(), *LOOPS.end())
+    (cores + SPARE_LOOPS).clamp(*LOOPS.start(), *LOOPS.end()) + waiting
 }
 
 /// The device number of the mount on top at `mount_point`.
@@ -141,7 +145,8 @@ impl<H: Handler> Session<H> {
         if !config.shared {
             raise_readahead(&device);
         }
-        Ok(Self { channel: Arc::new(channel), handler: Arc::new(handler), agreed, rings, device })
+        let (channel, handler) = (Arc::new(channel), Arc::new(handler));
+        Ok(Self { channel, handler, agreed, rings, device, waiting_loops: config.waiting_loops })
     }
 
     /// Names the mount for `/proc/self/mountinfo`.
@@ -159,7 +164,7 @@ impl<H: Handler> Session<H> {
         self.handler.start(&Notifier::new(Arc::clone(&self.channel)));
         let rings = std::mem::take(&mut self.rings);
         // Beside rings the device brings what has no answer.
-        let loops = if rings.is_empty() { event_loops() } else { 1 };
+        let loops = if rings.is_empty() { event_loops(self.waiting_loops) } else { 1 };
         let (sender, ended) = bounded(loops + rings.len());
         for n in 0..loops {
             let (channel, handler, agreed) = (self.channel_for(n), Arc::clone(&self.handler), self.agreed);

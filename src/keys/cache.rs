@@ -98,8 +98,16 @@ impl Cache {
         Ok(keys)
     }
 
+    /// How long keys are remembered.
+    pub(super) fn max_age(&self) -> Duration {
+        self.max_age
+    }
+
     /// Remembers a key that was just made.
     pub(super) fn put(&self, name: Vec<u8>, file_id: FileId, key: DataKey, keys: &Arc<FileKeys>) {
+        if self.max_age.is_zero() {
+            return;
+        }
         let held = Held { file_id, key, derived: Arc::downgrade(keys), since: Instant::now() };
         self.state.lock().keys.put(name, held);
     }

@@ -54,7 +54,9 @@ impl Engines {
 
 /// Makes alias and key of the default URI where they do not exist yet. Any other URI must name a key that exists.
 pub fn ensure_embedded_key(uri: &str, unlock: &Unlock) -> Result<EnsuredKey, KeyError> {
-    let KeyUri::Embedded(key) = KeyUri::parse(uri)?;
+    let KeyUri::Embedded(key) = KeyUri::parse(uri)? else {
+        return Err(KeyError::Uri { uri: uri.to_owned(), why: "it is no key of the embedded KMS".into() });
+    };
     let engine = open_engine(&kms_dir(unlock)?, unlock)?;
     let found = engine.describe_key(&key);
     let created = matches!(found, Err(KmsError::NotFound(_))) && uri == super::DEFAULT_URI;
@@ -87,7 +89,7 @@ impl Provider for Embedded {
         let mut files = Vec::with_capacity(contexts.len());
         for context in contexts {
             let file =
-                context.file.ok_or_else(|| KeyError::Denied("data keys are made for files only".into()))?;
+                context.file().ok_or_else(|| KeyError::Denied("data keys are made for files only".into()))?;
             files.push((file.0, context.encryption_context()));
         }
         let made =
@@ -98,7 +100,7 @@ impl Provider for Embedded {
 
     fn wrap(&self, key: &Secret<32>, context: &WrapContext) -> Result<Wrapped, KeyError> {
         let pairs = context.encryption_context();
-        match &context.file {
+        match context.file() {
             Some(file) => self.engine.wrap_compact(&self.key_id, &file.0, key, &pairs).map(compact),
             None => self.engine.encrypt(&self.key_id, key.expose(), &pairs).map(|e| Wrapped::Blob(e.blob)),
         }
@@ -107,7 +109,7 @@ impl Provider for Embedded {
 
     fn unwrap(&self, wrapped: &Wrapped, context: &WrapContext) -> Result<Secret<32>, KeyError> {
         let pairs = context.encryption_context();
-        match (wrapped, &context.file) {
+        match (wrapped, context.file()) {
             (Wrapped::Compact { version, bytes }, Some(file)) => {
                 let wrapped = Compact { version: *version, bytes: *bytes };
                 self.engine.unwrap_compact(&self.key_id, &file.0, &wrapped, &pairs).map_err(|e| self.error(e))

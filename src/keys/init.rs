@@ -10,9 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use super::embedded::Engines;
 use super::open::OpenError;
-use super::uri::KeyUri;
+use super::providers::Providers;
 use super::{KeyError, Provider, Unlock, WrapContext};
 use crate::crypto::{Secret, VaultKey, derive, random};
 use crate::format::config::{CONFIG_FILE, FORMAT_VERSION, VolumeConfig, WrappingKey};
@@ -23,12 +22,31 @@ use crate::format::names::{TMP_PREFIX, VAULT_DIR};
 /// Set, read back and removed to see whether the lower filesystem keeps user xattrs.
 const PROBE_XATTR: &str = "user.efs.probe";
 
+/// How the data keys of a vault's files are wrapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// Each by the provider: one call a file.
+    #[default]
+    EachFile,
+    /// By key-encryption keys of the vault, which the provider wraps.
+    Envelope,
+}
+
 /// Makes a vault in an empty (or new) directory: vault key, config, root directory id. Durable when it returns.
 pub fn init_vault(dir: &Path, key_uri: &str, unlock: &Unlock) -> Result<VolumeConfig, OpenError> {
+    init_vault_as(dir, key_uri, unlock, Mode::EachFile)
+}
+
+/// As [`init_vault`], in a mode of choice.
+pub fn init_vault_as(
+    dir: &Path,
+    key_uri: &str,
+    unlock: &Unlock,
+    mode: Mode,
+) -> Result<VolumeConfig, OpenError> {
     check_vacant(dir)?;
-    let KeyUri::Embedded(name) = KeyUri::parse(key_uri)?;
-    let provider = Engines::default().provider(&name, unlock)?;
-    let (config, text) = new_config(&provider)?;
+    let provider = Providers::new(unlock.clone()).open(key_uri)?;
+    let (config, text) = new_config(&*provider, mode)?;
     make_dir(dir)?;
     remove_leftovers(dir)?;
     probe_xattrs(dir)?;
@@ -67,17 +85,22 @@ fn check_vacant(dir: &Path) -> Result<(), OpenError> {
     if empty { Ok(()) } else { Err(OpenError::NotEmpty(dir.display().to_string())) }
 }
 
-fn new_config(provider: &dyn Provider) -> Result<(VolumeConfig, String), KeyError> {
+fn new_config(provider: &dyn Provider, mode: Mode) -> Result<(VolumeConfig, String), KeyError> {
     let vault_id = VaultId(random::array());
     let vault_key = VaultKey(Secret::random());
-    let wrapped = match provider.wrap(&vault_key.0, &WrapContext { vault: vault_id, file: None })? {
+    let wrapped = match provider.wrap(&vault_key.0, &WrapContext::of_vault(vault_id))? {
         Wrapped::Blob(blob) => blob,
         Wrapped::Compact { .. } => return Err(KeyError::Foreign),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let key =
         WrappingKey { index: 0, uri: provider.describe()?.uri, wrapped_vault_key: wrapped, active: true };
-    let config = VolumeConfig { format: FORMAT_VERSION, vault_id, created: now.as_secs(), keys: vec![key] };
+    let mut keys = vec![key];
+    if mode == Mode::Envelope {
+        let uri = super::envelope::URI.to_owned();
+        keys.push(WrappingKey { index: 1, uri, wrapped_vault_key: Vec::new(), active: true });
+    }
+    let config = VolumeConfig { format: FORMAT_VERSION, vault_id, created: now.as_secs(), keys };
     let body = config.encode_body();
     let text = VolumeConfig::join(&body, &derive::config_mac(&vault_key, body.as_bytes()));
     Ok((config, text))
@@ -140,7 +163,7 @@ fn probe(file: &File) -> Result<bool, Errno> {
     Ok(back.get(..len) == Some(&value))
 }
 
-fn write_durable(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_durable(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = new_file(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -150,11 +173,11 @@ fn new_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-fn sync(dir: &Path) -> Result<(), OpenError> {
+pub(super) fn sync(dir: &Path) -> Result<(), OpenError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(OpenError::io(dir))
 }
 
-fn temporary() -> String {
+pub(super) fn temporary() -> String {
     use std::fmt::Write as _;
     random::array::<8>().iter().fold(TMP_PREFIX.to_owned(), |mut name, byte| {
         write!(name, "{byte:02x}").expect("writing to a String does not fail");

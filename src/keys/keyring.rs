@@ -3,25 +3,39 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
 
 use super::cache::Cache;
-use super::pool::{self, Pool, Ready, Source};
-use super::{KeyError, KeyInfo, NewFile, Provider, WrapContext};
-use crate::crypto::{DataKey, FileKeys, VaultKey};
+use super::envelope::{Envelope, Renewal};
+use super::open::Home;
+use super::pool::{Pool, Ready, Source};
+use super::table::{Table, keep_hopeful};
+use super::{KeyError, KeyInfo, NewFile, WrapContext};
+use crate::crypto::{DataKey, FileKeys, Secret, VaultKey, random};
 use crate::format::config::VolumeConfig;
 use crate::format::header::{FileHeader, Recipient};
-use crate::format::ids::VaultId;
+use crate::format::ids::{FileId, VaultId};
+
+/// Keys that a provider far away is asked for at once: two rounds of the calls that its client has in flight, so that
+/// the pool grows while it is emptied.
+const FAR_BATCH: usize = 128;
+
+/// A ready key may always be this old: younger ones would be thrown away faster than they are used.
+const YOUNG: Duration = Duration::from_secs(10);
 
 /// Bounds of what a keyring holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
     /// Unwrapped data keys kept: 32 bytes of locked memory each.
     pub cache_count: NonZeroUsize,
-    /// How long an unwrapped data key is kept.
+    /// How long an unwrapped data key is kept. Zero: each open asks the provider.
     pub cache_age: Duration,
     /// Ready data keys kept for new files.
     pub pool_size: usize,
+    /// In envelope mode: when the key-encryption key is renewed.
+    pub renewal: Renewal,
 }
 
 impl Default for Tuning {
@@ -30,182 +44,255 @@ impl Default for Tuning {
             cache_count: NonZeroUsize::new(8192).expect("not zero"),
             cache_age: Duration::from_secs(3600),
             pool_size: 500,
+            renewal: Renewal::default(),
         }
     }
 }
 
-/// A wrapping key of the volume config, with its provider where one can be had.
-pub(super) struct Row {
-    pub(super) index: u8,
-    pub(super) uri: String,
-    pub(super) provider: Result<Arc<dyn Provider>, Arc<KeyError>>,
-}
-
 /// The keys of one open vault. Thread-safe.
 pub struct Keyring {
-    config: VolumeConfig,
-    vault_key: VaultKey,
-    rows: Vec<Row>,
-    active: Option<u8>,
-    cache: Arc<Cache>,
-    pool: Option<Pool>,
-    calls: Arc<Calls>,
+    shared: Arc<Shared>,
+    pool: Pool,
+}
+
+/// What the keyring and its pool's thread both use.
+pub(super) struct Shared {
+    pub(super) vault: VaultId,
+    pub(super) vault_key: VaultKey,
+    pub(super) table: RwLock<Arc<Table>>,
+    /// Where the volume config is; `None` for one that is nowhere.
+    pub(super) home: Option<Home>,
+    pub(super) cache: Cache,
+    pub(super) calls: Calls,
+    pub(super) renewal: Renewal,
 }
 
 /// How often providers were asked.
 #[derive(Default)]
-struct Calls {
-    unwraps: AtomicU64,
-    generates: AtomicU64,
+pub(super) struct Calls {
+    pub(super) unwraps: AtomicU64,
+    pub(super) generates: AtomicU64,
 }
 
 /// What the pool fills itself from.
-struct Filler {
-    provider: Arc<dyn Provider>,
-    vault: VaultId,
-    calls: Arc<Calls>,
-}
+struct Filler(Arc<Shared>);
 
 impl Source for Filler {
     fn make(&self, count: usize) -> Result<Vec<Ready>, KeyError> {
-        self.calls.generates.fetch_add(1, Relaxed);
-        pool::generate(&*self.provider, self.vault, count)
+        self.0.make(count)
     }
 
-    fn version(&self) -> Option<u16> {
-        self.provider.wrapping_version()
+    fn version(&self) -> Option<u64> {
+        self.0.refresh();
+        Some(self.0.table().wrapping_version())
+    }
+
+    fn batch(&self) -> usize {
+        let far = self.0.table().wrapping().is_ok_and(|rows| rows.iter().any(|row| row.is_far()));
+        if far { FAR_BATCH } else { usize::MAX }
     }
 }
 
 impl std::fmt::Debug for Keyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keyring").field("vault", &self.config.vault_id).finish_non_exhaustive()
+        f.debug_struct("Keyring").field("vault", &self.shared.vault).finish_non_exhaustive()
     }
 }
 
 impl Keyring {
-    pub(super) fn new(config: VolumeConfig, vault_key: VaultKey, rows: Vec<Row>, tuning: &Tuning) -> Self {
-        let cache = Arc::new(Cache::new(tuning.cache_count, tuning.cache_age));
-        let calls = Arc::new(Calls::default());
-        let active = config.active().map(|row| row.index);
-        let provider =
-            rows.iter().find(|row| Some(row.index) == active).and_then(|row| row.provider.as_ref().ok());
-        let pool = provider.map(|provider| {
-            let filler = Filler { provider: provider.clone(), vault: config.vault_id, calls: calls.clone() };
-            let cache = cache.clone();
-            Pool::new(tuning.pool_size, Box::new(filler), Box::new(move || cache.sweep()))
+    pub(super) fn new(table: Table, vault_key: VaultKey, home: Option<Home>, tuning: &Tuning) -> Self {
+        let shared = Arc::new(Shared {
+            vault: table.config.vault_id,
+            vault_key,
+            table: RwLock::new(Arc::new(table)),
+            home,
+            cache: Cache::new(tuning.cache_count, tuning.cache_age),
+            calls: Calls::default(),
+            renewal: tuning.renewal,
         });
-        Self { config, vault_key, rows, active, cache, pool, calls }
+        shared.attach(&shared.table());
+        let chore = shared.clone();
+        let pool = Pool::new(
+            tuning.pool_size,
+            tuning.cache_age.max(YOUNG),
+            Box::new(Filler(shared.clone())),
+            Box::new(move || {
+                chore.cache.sweep();
+                chore.refresh();
+            }),
+        );
+        Self { shared, pool }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The key-encryption keys, in envelope mode.
+    pub(super) fn envelope(&self) -> Option<Arc<Envelope>> {
+        self.shared.table().envelope().and_then(|row| row.envelope.clone())
+    }
+
+    /// Whether data keys are wrapped by key-encryption keys of the vault.
+    pub fn is_enveloped(&self) -> bool {
+        self.shared.table().envelope().is_some()
     }
 
     /// The vault key, for names, symlinks and xattrs.
     pub fn vault_key(&self) -> &VaultKey {
-        &self.vault_key
+        &self.shared.vault_key
     }
 
-    /// The volume config this keyring was opened from.
-    pub fn config(&self) -> &VolumeConfig {
-        &self.config
+    /// The volume config as it was last read.
+    pub fn config(&self) -> VolumeConfig {
+        self.shared.table().config.clone()
     }
 
     /// Takes a ready data key from the pool (which refills in the background), or asks the provider.
     pub fn new_file(&self) -> Result<NewFile, KeyError> {
-        let (Some(pool), Some(key_index)) = (&self.pool, self.active) else {
-            return Err(self.no_active_key());
-        };
-        let Ready { file_id, key, wrapped } = pool.take()?;
-        let header = FileHeader { file_id, recipients: vec![Recipient { key_index, wrapped }] }.encode()?;
+        let Ready { file_id, key, recipients, .. } = self.pool.take()?;
+        let header = FileHeader { file_id, recipients }.encode()?;
         let keys = Arc::new(FileKeys::derive(&key, &file_id));
-        self.cache.put(header.clone(), file_id, key, &keys);
+        self.shared.cache.put(header.clone(), file_id, key, &keys);
         Ok(NewFile { file_id, header, keys })
     }
 
     /// The keys of an existing file: from the cache, or unwrapped by the first recipient that can.
     pub fn open_file(&self, header: &FileHeader) -> Result<Arc<FileKeys>, KeyError> {
-        if let Some(pool) = &self.pool {
-            // Its thread also forgets old keys.
-            pool.start();
-        }
-        self.cache.keys(header, || self.unwrap(header))
+        // Its thread also forgets old keys.
+        self.pool.start();
+        self.shared.cache.keys(header, || self.shared.unwrap(header))
     }
 
     /// Wrapping keys by row.
     pub fn describe(&self) -> Vec<(u8, Result<KeyInfo, KeyError>)> {
-        self.rows.iter().map(|row| (row.index, row.provider().and_then(|p| p.describe()))).collect()
+        self.shared.table().rows.iter().map(|row| (row.index, row.describe())).collect()
     }
 
     /// How many unwraps and generate calls the providers were asked for, for tests that count them.
     pub fn provider_calls(&self) -> (u64, u64) {
-        (self.calls.unwraps.load(Relaxed), self.calls.generates.load(Relaxed))
+        (self.shared.calls.unwraps.load(Relaxed), self.shared.calls.generates.load(Relaxed))
     }
 
-    fn unwrap(&self, header: &FileHeader) -> Result<DataKey, KeyError> {
-        let context = WrapContext { vault: self.config.vault_id, file: Some(header.file_id) };
-        let mut told = None;
-        for recipient in &header.recipients {
-            let row = self.rows.iter().find(|row| row.index == recipient.key_index);
-            let provider = row.ok_or(KeyError::NoSuchRow(recipient.key_index)).and_then(Row::provider);
-            let opened = provider.and_then(|provider| {
-                self.calls.unwraps.fetch_add(1, Relaxed);
-                provider.unwrap(&recipient.wrapped, &context)
-            });
-            match opened {
-                Ok(key) => return Ok(DataKey(key)),
-                Err(error) => keep_hopeful(&mut told, error),
+    /// TCP ports on which providers of this vault are reached. Empty where none is far away.
+    pub fn ports(&self) -> Vec<u16> {
+        let table = self.shared.table();
+        let mut ports: Vec<u16> =
+            table.rows.iter().filter_map(|row| super::uri::KeyUri::parse(&row.uri).ok()?.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// Ends the threads of providers; see [`super::Provider::settle`].
+    pub fn settle(&self) {
+        for row in &self.shared.table().rows {
+            if let Ok(provider) = row.provider() {
+                provider.settle();
             }
-        }
-        Err(told.unwrap_or(KeyError::Foreign))
-    }
-
-    fn no_active_key(&self) -> KeyError {
-        let row = self.rows.iter().find(|row| Some(row.index) == self.active);
-        match row.map(Row::provider) {
-            Some(Err(error)) => error,
-            _ => KeyError::NotFound("the volume config marks no wrapping key as active".into()),
         }
     }
 
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize) {
-        (self.cache.len(), self.pool.as_ref().map_or(0, Pool::len))
+        (self.shared.cache.len(), self.pool.len())
     }
 }
 
-impl Row {
-    pub(super) fn provider(&self) -> Result<&Arc<dyn Provider>, KeyError> {
-        self.provider.as_ref().map_err(|error| copy(error, &self.uri))
+impl Shared {
+    /// Tells the rows of a table whose they are.
+    fn attach(self: &Arc<Self>, table: &Table) {
+        for envelope in table.rows.iter().filter_map(|row| row.envelope.as_ref()) {
+            envelope.attach(self);
+        }
     }
-}
 
-/// Of several recipients' errors, keeps the one an operator can do most about.
-pub(super) fn keep_hopeful(told: &mut Option<KeyError>, error: KeyError) {
-    if told.as_ref().is_none_or(|t| hope(&error) > hope(t)) {
-        *told = Some(error);
+    pub(super) fn table(&self) -> Arc<Table> {
+        self.table.read().clone()
     }
-}
 
-fn hope(error: &KeyError) -> u8 {
-    match error {
-        KeyError::Unreachable(_) => 6,
-        KeyError::Denied(_) => 5,
-        KeyError::Disabled(_) => 4,
-        KeyError::NotFound(_) => 3,
-        KeyError::Uri { .. } => 2,
-        KeyError::NoSuchRow(_) => 1,
-        KeyError::Foreign | KeyError::Header(_) => 0,
+    /// Data keys for new files, wrapped for every active row.
+    fn make(&self, count: usize) -> Result<Vec<Ready>, KeyError> {
+        let table = self.table();
+        let rows = table.wrapping()?;
+        let (first, others) = rows.split_first().ok_or(KeyError::Foreign)?;
+        self.calls.generates.fetch_add(1, Relaxed);
+        let ids: Vec<FileId> = (0..count).map(|_| FileId(random::array())).collect();
+        let contexts: Vec<_> = ids.iter().map(|id| WrapContext::of_file(self.vault, *id)).collect();
+        let made = first.call(|provider| provider.generate(&contexts))?;
+        let now = Instant::now();
+        let mut ready: Vec<Ready> = ids
+            .into_iter()
+            .zip(made)
+            .map(|(file_id, (key, wrapped))| {
+                let recipients = vec![Recipient { key_index: first.index, wrapped }];
+                Ready { made: now, file_id, key, recipients }
+            })
+            .collect();
+        for row in others {
+            // The first one may have given fewer than it was asked for.
+            let keys: Vec<(&Secret<32>, WrapContext)> =
+                ready.iter().zip(&contexts).map(|(ready, context)| (&ready.key.0, *context)).collect();
+            let wrapped = row.call(|provider| provider.wrap_each(&keys))?;
+            for (ready, wrapped) in ready.iter_mut().zip(wrapped) {
+                ready.recipients.push(Recipient { key_index: row.index, wrapped });
+            }
+        }
+        Ok(ready)
     }
-}
 
-/// The error that a row was opened with, again.
-fn copy(error: &KeyError, uri: &str) -> KeyError {
-    match error {
-        KeyError::Uri { uri, why } => KeyError::Uri { uri: uri.clone(), why: why.clone() },
-        KeyError::NotFound(what) => KeyError::NotFound(what.clone()),
-        KeyError::Disabled(what) => KeyError::Disabled(what.clone()),
-        KeyError::Denied(what) => KeyError::Denied(what.clone()),
-        KeyError::Unreachable(what) => KeyError::Unreachable(what.clone()),
-        KeyError::Foreign => KeyError::Foreign,
-        KeyError::NoSuchRow(row) => KeyError::NoSuchRow(*row),
-        KeyError::Header(_) => KeyError::Unreachable(format!("{uri}: {error}")),
+    /// The data key of a header. A row that this table does not have may have come since it was read.
+    pub(super) fn unwrap(self: &Arc<Self>, header: &FileHeader) -> Result<DataKey, KeyError> {
+        match self.unwrap_once(header) {
+            Err(KeyError::NoSuchRow(_)) if self.refresh() => self.unwrap_once(header),
+            other => other,
+        }
+    }
+
+    fn unwrap_once(&self, header: &FileHeader) -> Result<DataKey, KeyError> {
+        let table = self.table();
+        let context = WrapContext::of_file(self.vault, header.file_id);
+        let mut told = None;
+        let mut locked = false;
+        let mut copies: Vec<&Recipient> = header.recipients.iter().collect();
+        // Near ones first: a recovery key that is at hand needs no network.
+        copies.sort_by_key(|copy| table.row(copy.key_index).is_ok_and(|row| row.is_far()));
+        for recipient in copies {
+            let opened = match table.row(recipient.key_index) {
+                Ok(row) if row.provider.is_ok() && !row.can_unwrap() => {
+                    locked = true;
+                    continue;
+                }
+                Ok(row) => row.unwrap(&recipient.wrapped, &context, &self.calls),
+                Err(error) => Err(error),
+            };
+            match opened {
+                Ok(key) => return Ok(DataKey(key)),
+                Err(error) => keep_hopeful(&mut told, error),
+            }
+        }
+        Err(told.unwrap_or_else(|| match locked {
+            true => KeyError::NotFound("only a recovery key opens this file, and it was not given".into()),
+            false => KeyError::Foreign,
+        }))
+    }
+
+    /// Reads the volume config again where it was replaced since; gives whether it was.
+    pub(super) fn refresh(self: &Arc<Self>) -> bool {
+        let Some(home) = &self.home else { return false };
+        let before = self.table();
+        match home.reread(&before, &self.vault_key) {
+            Ok(None) => false,
+            Ok(Some(table)) => {
+                log::info!("the volume config was replaced: its wrapping keys were read again");
+                self.attach(&table);
+                *self.table.write() = Arc::new(table);
+                true
+            }
+            Err(error) => {
+                log::error!("the volume config was replaced and is not taken: {error}");
+                false
+            }
+        }
     }
 }

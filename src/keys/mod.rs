@@ -4,11 +4,21 @@
 //! No lock is held over a provider call.
 
 mod cache;
+mod edit;
 mod embedded;
+mod envelope;
 mod init;
 mod keyring;
 mod open;
+mod outage;
 mod pool;
+mod providers;
+mod recipients;
+mod recovery;
+#[cfg(feature = "aws")]
+mod remote;
+mod rewrap;
+mod table;
 #[cfg(test)]
 mod tests;
 mod uri;
@@ -21,32 +31,70 @@ use crate::format::header::Wrapped;
 use crate::format::ids::{FileId, VaultId};
 
 pub use embedded::{EnsuredKey, ensure_embedded_key};
-pub use init::init_vault;
+pub use envelope::Renewal;
+pub use init::{Mode, init_vault, init_vault_as};
 pub use keyring::{Keyring, Tuning};
 pub use open::{OpenError, open_vault, open_vault_tuned, read_config};
-pub use uri::{DEFAULT_URI, KeyUri};
+pub use recipients::RecipientError;
+pub use recovery::{RecoveryKey, RecoveryTextError};
+pub use rewrap::{Rewrapped, Target};
+pub use uri::{DEFAULT_URI, KeyUri, RemoteKey};
+
+/// What a wrapped key is the key of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// The vault: names, symlinks, xattrs, config.
+    Vault,
+    /// One file's content.
+    File(FileId),
+    /// The data keys of a vault in envelope mode: the key-encryption key with this number.
+    Envelope(u16),
+}
 
 /// What a wrapped key is bound to: the KMS's encryption context, an AEAD's associated data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WrapContext {
     /// The vault.
     pub vault: VaultId,
-    /// The file, or `None` for the vault key itself.
-    pub file: Option<FileId>,
+    /// What the key is for.
+    pub subject: Subject,
 }
 
 impl WrapContext {
-    /// As an AWS KMS EncryptionContext: `envelopefs:vault`, `envelopefs:purpose`, `envelopefs:file`.
-    pub fn encryption_context(&self) -> BTreeMap<String, String> {
-        let purpose = if self.file.is_some() { "file" } else { "vault" };
-        let mut context = BTreeMap::from([
-            ("envelopefs:vault".to_owned(), self.vault.to_string()),
-            ("envelopefs:purpose".to_owned(), purpose.to_owned()),
-        ]);
-        if let Some(file) = &self.file {
-            context.insert("envelopefs:file".to_owned(), file.to_string());
+    /// Of the vault key.
+    pub fn of_vault(vault: VaultId) -> Self {
+        Self { vault, subject: Subject::Vault }
+    }
+
+    /// Of a file's data key.
+    pub fn of_file(vault: VaultId, file: FileId) -> Self {
+        Self { vault, subject: Subject::File(file) }
+    }
+
+    /// Of a key-encryption key.
+    pub fn of_envelope(vault: VaultId, number: u16) -> Self {
+        Self { vault, subject: Subject::Envelope(number) }
+    }
+
+    /// The file, where the key is a data key.
+    pub fn file(&self) -> Option<&FileId> {
+        match &self.subject {
+            Subject::File(file) => Some(file),
+            Subject::Vault | Subject::Envelope(_) => None,
         }
-        context
+    }
+
+    /// As an AWS KMS EncryptionContext: `envelopefs:vault`, `envelopefs:purpose`, and `envelopefs:file` or
+    /// `envelopefs:number`.
+    pub fn encryption_context(&self) -> BTreeMap<String, String> {
+        let (purpose, more) = match &self.subject {
+            Subject::Vault => ("vault", None),
+            Subject::File(file) => ("file", Some(("envelopefs:file", file.to_string()))),
+            Subject::Envelope(number) => ("envelope", Some(("envelopefs:number", number.to_string()))),
+        };
+        let fixed =
+            [("envelopefs:vault", self.vault.to_string()), ("envelopefs:purpose", purpose.to_owned())];
+        fixed.into_iter().chain(more).map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 
@@ -84,6 +132,16 @@ pub enum KeyError {
     Header(#[from] crate::format::header::HeaderError),
 }
 
+impl KeyError {
+    /// Whether the provider gives no keys at all just now, rather than not this one.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Denied(_) | Self::Disabled(_) | Self::NotFound(_) => true,
+            Self::Uri { .. } | Self::Foreign | Self::NoSuchRow(_) | Self::Header(_) => false,
+        }
+    }
+}
+
 /// What an auditor is shown of a wrapping key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyInfo {
@@ -100,10 +158,15 @@ pub trait Provider: Send + Sync {
     /// Identity and current version of the wrapping key.
     fn describe(&self) -> Result<KeyInfo, KeyError>;
     /// Makes and wraps one data key for each context (AWS GenerateDataKey), in order. One call, many keys: a
-    /// provider that opens a store or a connection does so once.
+    /// provider that opens a store or a connection does so once. One that stops answering midway may give fewer, in
+    /// order, but at least one.
     fn generate(&self, contexts: &[WrapContext]) -> Result<Vec<(DataKey, Wrapped)>, KeyError>;
     /// Wraps a given key (recipients, vault key).
     fn wrap(&self, key: &Secret<32>, context: &WrapContext) -> Result<Wrapped, KeyError>;
+    /// Wraps many given keys, in order; a provider that is far away does several at once.
+    fn wrap_each(&self, keys: &[(&Secret<32>, WrapContext)]) -> Result<Vec<Wrapped>, KeyError> {
+        keys.iter().map(|(key, context)| self.wrap(key, context)).collect()
+    }
     /// Unwraps (AWS Decrypt).
     fn unwrap(&self, wrapped: &Wrapped, context: &WrapContext) -> Result<Secret<32>, KeyError>;
     /// A number that changes when new keys would be wrapped differently (a rotation). Asked for about once a second,
@@ -111,6 +174,31 @@ pub trait Provider: Send + Sync {
     fn wrapping_version(&self) -> Option<u16> {
         None
     }
+    /// Whether it can unwrap at all: a recovery key wraps without its secret half.
+    fn can_unwrap(&self) -> bool {
+        true
+    }
+    /// Whether a call goes over a network: then keys are made ahead in small batches, many at once.
+    fn is_far(&self) -> bool {
+        false
+    }
+    /// The service that holds the key, where keys of one service can be exchanged inside it (AWS ReEncrypt).
+    fn service(&self) -> Option<&str> {
+        None
+    }
+    /// Wraps anew what a key of the same [`Provider::service`] wrapped, without the plaintext key leaving it.
+    /// `from` is that key, as [`Provider::describe`] of it names it.
+    fn re_encrypt(
+        &self,
+        _from: &str,
+        _wrapped: &Wrapped,
+        _context: &WrapContext,
+    ) -> Result<Wrapped, KeyError> {
+        Err(KeyError::Foreign)
+    }
+    /// Ends its threads; the next call starts new ones. For a process that is about to restrict itself: threads keep
+    /// the rights they were started with.
+    fn settle(&self) {}
 }
 
 /// A ready identity for a file that is about to be created.
@@ -125,10 +213,12 @@ pub struct NewFile {
 }
 
 /// How the provider behind a vault is unlocked. Built by `cli`, which alone prompts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Unlock {
     /// Directory of the embedded KMS's store; `None` for the default.
     pub kms_dir: Option<std::path::PathBuf>,
     /// Passphrase of the embedded KMS's root key, where it has one.
     pub passphrase: Option<zeroize::Zeroizing<String>>,
+    /// The secret half of a recovery key.
+    pub recovery: Option<Arc<RecoveryKey>>,
 }

@@ -2,16 +2,18 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use super::embedded::Engines;
-use super::keyring::{Keyring, Row, Tuning, keep_hopeful};
-use super::uri::KeyUri;
-use super::{KeyError, Provider, Unlock, WrapContext};
+use parking_lot::Mutex;
+
+use super::keyring::{Calls, Keyring, Tuning};
+use super::providers::Providers;
+use super::table::{Row, Table, keep_hopeful};
+use super::{KeyError, Unlock, WrapContext, envelope};
 use crate::crypto::{VaultKey, derive};
 use crate::format::config::{CONFIG_FILE, ConfigError, MAX_CONFIG, VolumeConfig, WrappingKey};
 use crate::format::header::Wrapped;
@@ -65,7 +67,7 @@ impl OpenError {
 
 /// Reads and decodes the config without any key; not to be trusted.
 pub fn read_config(dir: &Path) -> Result<VolumeConfig, OpenError> {
-    let (path, text) = read_text(dir)?;
+    let (path, text, _) = read_text(dir)?;
     let signed = VolumeConfig::parse(&text).map_err(|e| syntax(&path, e))?;
     Ok(signed.config)
 }
@@ -77,22 +79,74 @@ pub fn open_vault(dir: &Path, unlock: &Unlock) -> Result<Keyring, OpenError> {
 
 /// As [`open_vault`], with other bounds of cache and pool.
 pub fn open_vault_tuned(dir: &Path, unlock: &Unlock, tuning: &Tuning) -> Result<Keyring, OpenError> {
-    let (path, text) = read_text(dir)?;
+    let (path, text, stamp) = read_text(dir)?;
     let signed = VolumeConfig::parse(&text).map_err(|e| syntax(&path, e))?;
     let config = &signed.config;
     if config.keys.is_empty() {
         return Err(syntax(&path, ConfigError::Syntax("it lists no wrapping key".into())));
     }
-    let mut engines = Engines::default();
-    let rows: Vec<Row> = config.keys.iter().map(|key| row(key, &mut engines, unlock)).collect();
+    let mut providers = Providers::new(unlock.clone());
+    let rows: Vec<_> = config.keys.iter().map(|key| row(key, &mut providers)).collect();
     let vault_key = unwrap_any(config, &rows)?;
     if !derive::config_mac_matches(&vault_key, signed.body, &signed.mac) {
         return Err(OpenError::Tampered(path.display().to_string()));
     }
-    Ok(Keyring::new(signed.config, vault_key, rows, tuning))
+    let home = Home { dir: dir.to_owned(), stamp: Mutex::new(stamp), providers: Mutex::new(providers) };
+    let table = Table { config: signed.config, rows, generation: 0 };
+    Ok(Keyring::new(table, vault_key, Some(home), tuning))
 }
 
-fn read_text(dir: &Path) -> Result<(PathBuf, Vec<u8>), OpenError> {
+/// Where a volume config is read from, and how providers for its rows are had.
+pub(super) struct Home {
+    pub(super) dir: PathBuf,
+    stamp: Mutex<Option<Stamp>>,
+    pub(super) providers: Mutex<Providers>,
+}
+
+/// Tells one config file from the next: inode, length, time of change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp(u64, u64, i64, i64);
+
+impl Stamp {
+    fn of(meta: &std::fs::Metadata) -> Self {
+        Self(meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
+    }
+}
+
+impl Home {
+    /// The table of a config that replaced the one `before` is of; `None` where it is the same. What the new config
+    /// says counts only when its authenticator matches.
+    pub(super) fn reread(&self, before: &Table, vault_key: &VaultKey) -> Result<Option<Table>, OpenError> {
+        let path = self.dir.join(VAULT_DIR).join(CONFIG_FILE);
+        let stamp =
+            std::fs::symlink_metadata(&path).map(|meta| Stamp::of(&meta)).map_err(OpenError::io(&path))?;
+        if self.stamp.lock().replace(stamp) == Some(stamp) {
+            return Ok(None);
+        }
+        let (path, text, _) = read_text(&self.dir)?;
+        let signed = VolumeConfig::parse(&text).map_err(|e| syntax(&path, e))?;
+        let genuine = derive::config_mac_matches(vault_key, signed.body, &signed.mac);
+        if !genuine || signed.config.vault_id != before.config.vault_id {
+            return Err(OpenError::Tampered(path.display().to_string()));
+        }
+        if signed.config == before.config {
+            return Ok(None);
+        }
+        let mut providers = self.providers.lock();
+        let same = |key: &WrappingKey| {
+            before.rows.iter().find(|r| r.index == key.index && r.uri == key.uri && r.provider.is_ok())
+        };
+        let rows = signed.config.keys.iter().map(|key| match same(key) {
+            Some(row) if row.envelope.is_none() => Arc::new(row.with_active(key.active)),
+            Some(row) if row.active == key.active => row.clone(),
+            _ => row(key, &mut providers),
+        });
+        let rows = rows.collect();
+        Ok(Some(Table { config: signed.config, rows, generation: before.generation.wrapping_add(1) }))
+    }
+}
+
+fn read_text(dir: &Path) -> Result<(PathBuf, Vec<u8>, Option<Stamp>), OpenError> {
     let path = dir.join(VAULT_DIR).join(CONFIG_FILE);
     // The attacker can put a FIFO here, which would keep the open waiting, or a link to somewhere else.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -104,13 +158,14 @@ fn read_text(dir: &Path) -> Result<(PathBuf, Vec<u8>), OpenError> {
         }
         Err(e) => return Err(OpenError::io(&path)(e)),
     };
-    if !file.metadata().map_err(OpenError::io(&path))?.is_file() {
+    let meta = file.metadata().map_err(OpenError::io(&path))?;
+    if !meta.is_file() {
         return Err(syntax(&path, ConfigError::Syntax("it is no regular file".into())));
     }
     let mut text = Vec::new();
     // One byte more than allowed, so that `parse` sees that it is too long.
     file.take(MAX_CONFIG as u64 + 1).read_to_end(&mut text).map_err(OpenError::io(&path))?;
-    Ok((path, text))
+    Ok((path, text, Some(Stamp::of(&meta))))
 }
 
 fn syntax(path: &Path, source: ConfigError) -> OpenError {
@@ -118,18 +173,29 @@ fn syntax(path: &Path, source: ConfigError) -> OpenError {
 }
 
 /// A row whose provider cannot be had is kept with its error: another row may open the vault.
-fn row(key: &WrappingKey, engines: &mut Engines, unlock: &Unlock) -> Row {
-    let provider = KeyUri::parse(&key.uri).and_then(|KeyUri::Embedded(name)| engines.provider(&name, unlock));
-    let provider = provider.map(|p| Arc::new(p) as Arc<dyn Provider>).map_err(Arc::new);
-    Row { index: key.index, uri: key.uri.clone(), provider }
+fn row(key: &WrappingKey, providers: &mut Providers) -> Arc<Row> {
+    if key.uri == envelope::URI {
+        return Arc::new(Row::of_envelope(key.index, key.active));
+    }
+    let provider = providers.open(&key.uri).map_err(Arc::new);
+    Arc::new(Row::new(key.index, key.uri.clone(), key.active, provider))
 }
 
-fn unwrap_any(config: &VolumeConfig, rows: &[Row]) -> Result<VaultKey, KeyError> {
-    let context = WrapContext { vault: config.vault_id, file: None };
+fn unwrap_any(config: &VolumeConfig, rows: &[Arc<Row>]) -> Result<VaultKey, KeyError> {
+    let context = WrapContext::of_vault(config.vault_id);
     let mut told = None;
-    for (key, row) in config.keys.iter().zip(rows) {
+    let mut locked = None;
+    let mut each: Vec<_> = config.keys.iter().zip(rows).filter(|(_, row)| row.envelope.is_none()).collect();
+    // Near ones first: a recovery key that is at hand needs no network.
+    each.sort_by_key(|(_, row)| row.is_far());
+    for (key, row) in each {
+        if row.provider.is_ok() && !row.can_unwrap() {
+            locked =
+                Some(KeyError::NotFound("the vault opens with its recovery key, which was not given".into()));
+            continue;
+        }
         let wrapped = Wrapped::Blob(key.wrapped_vault_key.clone());
-        match row.provider().and_then(|provider| provider.unwrap(&wrapped, &context)) {
+        match row.unwrap(&wrapped, &context, &Calls::default()) {
             Ok(key) => return Ok(VaultKey(key)),
             Err(error) => {
                 log::debug!("wrapping key {} does not open the vault: {error}", key.index);
@@ -137,5 +203,5 @@ fn unwrap_any(config: &VolumeConfig, rows: &[Row]) -> Result<VaultKey, KeyError>
             }
         }
     }
-    Err(told.unwrap_or(KeyError::Foreign))
+    Err(told.or(locked).unwrap_or(KeyError::Foreign))
 }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{KeyError, Provider, WrapContext};
-use crate::crypto::{DataKey, random};
-use crate::format::header::Wrapped;
-use crate::format::ids::{FileId, VaultId};
+use super::KeyError;
+use crate::crypto::DataKey;
+use crate::format::header::Recipient;
+use crate::format::ids::FileId;
 
 /// Keys made at once when a caller finds the pool empty: he waits for them, and the callers behind him need them.
 const URGENT_BATCH: usize = 16;
@@ -27,29 +27,23 @@ const VERSION_CHECK: Duration = Duration::from_secs(1);
 
 /// A data key that no file has yet.
 pub(super) struct Ready {
+    pub(super) made: Instant,
     pub(super) file_id: FileId,
     pub(super) key: DataKey,
-    pub(super) wrapped: Wrapped,
+    /// Its wrapped copies, as the header holds them.
+    pub(super) recipients: Vec<Recipient>,
 }
 
 /// Makes data keys; counts how often the provider was asked.
 pub(super) trait Source: Send + Sync {
     /// One batch of new keys.
     fn make(&self, count: usize) -> Result<Vec<Ready>, KeyError>;
-    /// See [`Provider::wrapping_version`].
-    fn version(&self) -> Option<u16>;
-}
-
-/// Batches from a provider, for one vault.
-pub(super) fn generate(
-    provider: &dyn Provider,
-    vault: VaultId,
-    count: usize,
-) -> Result<Vec<Ready>, KeyError> {
-    let ids: Vec<FileId> = (0..count).map(|_| FileId(random::array())).collect();
-    let contexts: Vec<_> = ids.iter().map(|id| WrapContext { vault, file: Some(*id) }).collect();
-    let made = provider.generate(&contexts)?;
-    Ok(ids.into_iter().zip(made).map(|(file_id, (key, wrapped))| Ready { file_id, key, wrapped }).collect())
+    /// A number that changes when new keys would be wrapped differently. Asked for about once a second.
+    fn version(&self) -> Option<u64>;
+    /// The most keys that are made by one call while others may be waiting for some.
+    fn batch(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// The pool and its thread.
@@ -64,6 +58,8 @@ struct Shared {
     chore: Box<dyn Fn() + Send + Sync>,
     size: usize,
     low: usize,
+    /// A ready key that is older is not given to a file: its wrapping key may have been taken away since.
+    max_age: Duration,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -73,7 +69,7 @@ struct State {
     ready: VecDeque<Ready>,
     /// Counts drains: a batch that was ordered before one is not put in after it.
     epoch: u64,
-    version: Option<u16>,
+    version: Option<u64>,
     checked: Option<Instant>,
     /// One caller asks at a time: a provider that hangs must not stop all creates.
     checking: bool,
@@ -85,9 +81,15 @@ struct State {
 
 impl Pool {
     /// An empty pool. Its thread starts at the first take or [`Pool::start`]: the daemon forks before.
-    pub(super) fn new(size: usize, source: Box<dyn Source>, chore: Box<dyn Fn() + Send + Sync>) -> Self {
+    pub(super) fn new(
+        size: usize,
+        max_age: Duration,
+        source: Box<dyn Source>,
+        chore: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
         let low = size * 3 / 10;
-        let shared = Shared { source, chore, size, low, state: Mutex::default(), wake: Condvar::new() };
+        let shared =
+            Shared { source, chore, size, low, max_age, state: Mutex::default(), wake: Condvar::new() };
         Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
@@ -98,6 +100,9 @@ impl Pool {
         let (taken, epoch) = {
             let mut state = self.shared.state.lock();
             state.wanted = true;
+            while state.ready.front().is_some_and(|ready| ready.made.elapsed() > self.shared.max_age) {
+                state.ready.pop_front();
+            }
             let taken = state.ready.pop_front();
             if state.ready.len() <= self.shared.low {
                 self.shared.wake.notify_one();
@@ -191,6 +196,8 @@ impl Shared {
     fn run(&self) {
         let mut failures = Failures::default();
         let mut chore_at = Instant::now() + TICK;
+        // Between the batches of one refill.
+        let mut filling = false;
         loop {
             let mut state = self.state.lock();
             if state.stop {
@@ -204,20 +211,23 @@ impl Shared {
                 continue;
             }
             let (missing, epoch) = (self.size.saturating_sub(state.ready.len()), state.epoch);
-            let fill = state.wanted && missing > 0 && state.ready.len() <= self.low;
+            let fill = state.wanted && missing > 0 && (filling || state.ready.len() <= self.low);
             let fill_at = if fill { failures.retry_at(now) } else { chore_at };
+            filling = fill;
             if fill_at > now {
                 self.wake.wait_until(&mut state, fill_at.min(chore_at));
                 continue;
             }
             drop(state);
-            match self.source.make(missing) {
+            match self.source.make(missing.min(self.source.batch())) {
                 Ok(made) => {
                     self.add(made.into_iter(), epoch);
                     failures = Failures::default();
                 }
                 Err(e) => {
-                    log::warn!("the pool of data keys is not refilled: {e}");
+                    // The provider's own trouble is told where it begins and ends.
+                    let level = if e.is_outage() { log::Level::Debug } else { log::Level::Warn };
+                    log::log!(level, "the pool of data keys is not refilled: {e}");
                     failures.note();
                 }
             }

@@ -7,9 +7,12 @@
 
 mod damage;
 mod diff;
+#[path = "../support/fake_kms.rs"]
+mod fake_kms;
 mod faults;
 mod frozen;
 mod harness;
+mod keys;
 mod lifecycle;
 mod memory;
 mod options;

@@ -1,0 +1,199 @@
+//! Several wrapping keys for one vault: adding, retiring and removing rows of the volume config.
+//!
+//! Works on a mounted vault too: the mount reads the config again within a second of its next create, or when a header
+//! names a row it does not know.
+
+use std::sync::Arc;
+
+use super::edit;
+use super::keyring::{Keyring, Shared};
+use super::open::OpenError;
+use super::table::Row;
+use super::{KeyError, WrapContext, envelope};
+use crate::crypto::derive;
+use crate::format::config::{CONFIG_FILE, MAX_CONFIG, MAX_WRAPPING_KEYS, VolumeConfig, WrappingKey};
+use crate::format::header::{MAX_RECIPIENTS, Wrapped};
+
+/// Tries of a change that others keep overtaking.
+const TRIES: usize = 8;
+
+/// Why the wrapping keys of a vault were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipientError {
+    /// The vault or a key.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It is there.
+    #[error("{0} is a wrapping key of this vault already")]
+    Exists(String),
+    /// It is not there.
+    #[error("{0:?} is no wrapping key of this vault (neither a row nor a URI)")]
+    Unknown(String),
+    /// Nothing would wrap new files, or nothing would open the vault.
+    #[error("{0} is the last wrapping key that new files are wrapped for; add another one first")]
+    Last(String),
+    /// A header or the config has no room.
+    #[error("the vault has {0} wrapping keys for new files, the most that a file's header holds")]
+    Full(usize),
+    /// What was wrapped with it does not come back.
+    #[error("{0} wraps keys but does not open what it wrapped: {1}")]
+    OneWay(String, KeyError),
+    /// Rows that are no recipients.
+    #[error("{0} is not a recipient: it stands for this vault's envelope mode")]
+    Envelope(String),
+}
+
+impl From<KeyError> for RecipientError {
+    fn from(error: KeyError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl Keyring {
+    /// Adds a wrapping key: it opens the vault from now on, and new files are wrapped for it. Gives its row. With
+    /// `alone`, new files are wrapped for it and recovery keys only.
+    pub fn add_recipient(&self, uri: &str, alone: bool) -> Result<u8, RecipientError> {
+        let shared = self.shared();
+        let home = shared.home.as_ref().ok_or(KeyError::Foreign)?;
+        let provider = home.providers.lock().open(uri)?;
+        let uri = provider.describe()?.uri;
+        let context = WrapContext::of_vault(shared.vault);
+        let wrapped = provider.wrap(&shared.vault_key.0, &context)?;
+        if provider.can_unwrap() {
+            let back = provider.unwrap(&wrapped, &context);
+            let same = back.map(|key| key.expose() == shared.vault_key.0.expose());
+            match same {
+                Ok(true) => {}
+                Ok(false) => return Err(RecipientError::OneWay(uri, KeyError::Foreign)),
+                Err(error) => return Err(RecipientError::OneWay(uri, error)),
+            }
+        }
+        let Wrapped::Blob(wrapped) = wrapped else { return Err(KeyError::Foreign.into()) };
+        let index = self.free_row(&uri)?;
+        if let Some(envelope) = self.envelope() {
+            let row = Row::new(index, uri.clone(), true, Ok(Arc::clone(&provider)));
+            envelope.share(&[Arc::new(row)], |_| true)?;
+        }
+        let before = self.config();
+        change(shared, |config| {
+            let found = config.keys.iter().position(|key| key.uri == uri);
+            if let Some(key) = found.and_then(|at| config.keys.get_mut(at)) {
+                if key.active && !alone {
+                    return Err(RecipientError::Exists(uri.clone()));
+                }
+                (key.active, key.wrapped_vault_key) = (true, wrapped.clone());
+            } else {
+                let key =
+                    WrappingKey { index, uri: uri.clone(), wrapped_vault_key: wrapped.clone(), active: true };
+                if config.keys.len() >= MAX_WRAPPING_KEYS || config.keys.iter().any(|k| k.index == index) {
+                    return Err(RecipientError::Full(config.keys.len()));
+                }
+                config.keys.push(key);
+                config.keys.sort_by_key(|key| key.index);
+            }
+            if alone {
+                for key in &mut config.keys {
+                    key.active &= key.uri == uri || is_helper(&key.uri);
+                }
+            }
+            let active = config.keys.iter().filter(|k| k.active && k.uri != envelope::URI).count();
+            if active > MAX_RECIPIENTS { Err(RecipientError::Full(MAX_RECIPIENTS)) } else { Ok(()) }
+        })?;
+        let actives = |config: &VolumeConfig| {
+            config.keys.iter().filter(|key| key.active).map(|key| key.index).collect::<Vec<_>>()
+        };
+        let moved = alone && actives(&before) != actives(&self.config());
+        if moved && let Some(envelope) = self.envelope() {
+            // Who had the old key can know the old KEK.
+            envelope.renew_now()?;
+        }
+        Ok(index)
+    }
+
+    /// Wraps no new file for a row any more; it still opens what was wrapped for it.
+    pub fn retire_recipient(&self, index: u8) -> Result<(), RecipientError> {
+        change(self.shared(), |config| {
+            let left =
+                config.keys.iter().filter(|k| k.active && k.index != index && k.uri != envelope::URI).count();
+            let key = config.keys.iter_mut().find(|k| k.index == index);
+            let key = key.ok_or_else(|| RecipientError::Unknown(index.to_string()))?;
+            if key.uri == envelope::URI {
+                return Err(RecipientError::Envelope(key.uri.clone()));
+            }
+            if key.active && left == 0 {
+                return Err(RecipientError::Last(key.uri.clone()));
+            }
+            key.active = false;
+            Ok(())
+        })
+    }
+
+    /// Takes a row out of the config: it opens nothing any more. The caller has seen that no file needs it.
+    pub fn remove_recipient(&self, index: u8) -> Result<(), RecipientError> {
+        self.retire_recipient(index)?;
+        change(self.shared(), |config| {
+            config.keys.retain(|key| key.index != index);
+            Ok(())
+        })?;
+        if let Some(envelope) = self.envelope() {
+            envelope.renew_now()?;
+            let keys = self.config().keys;
+            envelope.share(&[], |row| keys.iter().any(|key| key.index == row))?;
+        }
+        Ok(())
+    }
+
+    /// The row that a text names: a number or a URI.
+    pub fn find_recipient(&self, text: &str) -> Result<u8, RecipientError> {
+        let config = self.config();
+        let fits = |key: &&WrappingKey| key.uri == text || text.parse() == Ok(key.index);
+        config
+            .keys
+            .iter()
+            .find(fits)
+            .map(|key| key.index)
+            .ok_or_else(|| RecipientError::Unknown(text.to_owned()))
+    }
+
+    /// The row of a key, or the lowest number that no row has.
+    fn free_row(&self, uri: &str) -> Result<u8, RecipientError> {
+        let keys = self.config().keys;
+        if let Some(key) = keys.iter().find(|key| key.uri == uri) {
+            return Ok(key.index);
+        }
+        let free = (0..=u8::MAX).find(|index| !keys.iter().any(|key| key.index == *index));
+        free.ok_or(RecipientError::Full(keys.len()))
+    }
+}
+
+/// Rows that stay active beside any other: recovery keys, and what stands for the mode.
+fn is_helper(uri: &str) -> bool {
+    uri == envelope::URI || uri.starts_with(super::recovery::PREFIX)
+}
+
+/// Changes the volume config: read, authenticated, changed, replaced where nobody else did meanwhile.
+fn change(
+    shared: &Arc<Shared>,
+    make: impl Fn(&mut VolumeConfig) -> Result<(), RecipientError>,
+) -> Result<(), RecipientError> {
+    let home = shared.home.as_ref().ok_or(KeyError::Foreign)?;
+    let path = || home.dir.join(crate::format::names::VAULT_DIR).join(CONFIG_FILE).display().to_string();
+    for _ in 0..TRIES {
+        let text = edit::read(&home.dir, CONFIG_FILE, MAX_CONFIG)?
+            .ok_or_else(|| OpenError::NotAVault(home.dir.display().to_string()))?;
+        let signed =
+            VolumeConfig::parse(&text).map_err(|source| OpenError::Config { path: path(), source })?;
+        if !derive::config_mac_matches(&shared.vault_key, signed.body, &signed.mac) {
+            return Err(OpenError::Tampered(path()).into());
+        }
+        let mut config = signed.config;
+        make(&mut config)?;
+        let body = config.encode_body();
+        let new = VolumeConfig::join(&body, &derive::config_mac(&shared.vault_key, body.as_bytes()));
+        if edit::replace(&home.dir, CONFIG_FILE, Some(&text), new.as_bytes())? {
+            shared.refresh();
+            return Ok(());
+        }
+    }
+    Err(KeyError::Unreachable(format!("{} is changed by others all the time", path())).into())
+}

@@ -149,7 +149,7 @@ fn ours(text: &str, action: &str, key: &str, offered: &[(&str, Vec<String>)]) ->
         encryption_context: None,
         grant_tokens: &[],
     };
-    let policies = [Named { name: "random".into(), document }];
+    let policies = [Named { name: "random".into(), document: document.into() }];
     let set = PolicySet { identity_policies: &policies, ..PolicySet::default() };
     match policy::evaluate(&request, &set).reason {
         Reason::ExplicitDeny(_) => "deny",

@@ -147,7 +147,7 @@ impl Case {
         };
         let document =
             policy::parse_identity(&text).unwrap_or_else(|e| panic!("{}: {}", self.about, e.detail));
-        vec![Named { name: "identity".into(), document }]
+        vec![Named { name: "identity".into(), document: document.into() }]
     }
 
     fn grants(&self) -> Vec<Grant> {

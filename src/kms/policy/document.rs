@@ -1,5 +1,7 @@
 //! A policy document, checked and compiled: what can be decided once is not decided for each request.
 
+use std::sync::Arc;
+
 use super::condition::Condition;
 use super::pattern::{ArnPattern, Pattern};
 
@@ -18,7 +20,7 @@ pub struct Named {
     /// What the administrator calls it.
     pub name: String,
     /// The policy.
-    pub document: Document,
+    pub document: Arc<Document>,
 }
 
 /// What a statement does where it matches.

@@ -8,6 +8,7 @@
 //! (evaluation logic, condition operators, policy variables). Not here, since no organisation stands above a local
 //! store: service control policies, permissions boundaries, session policies.
 
+mod cache;
 mod compare;
 mod condition;
 mod conditions;
@@ -23,6 +24,7 @@ mod pattern;
 mod principal;
 mod value;
 
+pub use cache::Cache;
 pub use conditions::Conditions;
 pub use decision::{Decision, Missing, Reason, StatementRef};
 pub use document::{Document, Effect, Named};

@@ -55,6 +55,15 @@ impl SealKey {
         })
     }
 
+    /// A key of another purpose, which tells nothing of this one: 32 zero bytes sealed under the all-zero nonce with the
+    /// label as associated data. AES-GCM-SIV derives keys and counter from key, nonce and label, so the ciphertext is
+    /// pseudo-random (RFC 8452, section 4); no message is ever sealed under that nonce.
+    pub fn subkey(&self, label: &[u8]) -> Secret<32> {
+        let mut out = Secret::zeroed();
+        self.seal_with(&[0; NONCE], label, out.expose_mut());
+        out
+    }
+
     /// Seals a message under a random nonce: nonce, ciphertext, tag.
     pub fn seal(&self, ad: &[u8], plain: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE] = random::array();

@@ -68,7 +68,7 @@ pub fn ensure_embedded_key(uri: &str, unlock: &Unlock) -> Result<EnsuredKey, Key
 
 fn open_engine(dir: &Path, unlock: &Unlock) -> Result<Engine, KeyError> {
     let passphrase = unlock.passphrase.as_ref().map(|p| p.as_str());
-    Engine::open(dir, passphrase).map_err(|e| key_error("kms:embedded", e))
+    Engine::open(dir, passphrase).and_then(Engine::watched).map_err(|e| key_error("kms:embedded", e))
 }
 
 fn kms_dir(unlock: &Unlock) -> Result<PathBuf, KeyError> {

@@ -1,37 +1,45 @@
-//! May this principal do this: where a call is decided.
+//! May this principal do this: where a call is decided, by key policy, IAM policies and grants.
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::api::Call;
+use super::caller::Caller;
 use super::engine::Engine;
 use super::error::KmsError;
+use super::grants::{self, GrantRecord};
+use super::index;
+use super::policy::{
+    self, Conditions, Decision, Document, Grant, KeyFacts, Named, PolicySet, Reason, Request,
+};
 use super::records::KeyRecord;
+use super::rotate::aliases_of;
+use super::spec::Manager;
 
-/// Operations that a principal of another account may be allowed (AWS KMS permissions reference, "Cross-account use").
-const CROSS_ACCOUNT: &[&str] = &[
-    "CreateGrant",
-    "Decapsulate",
-    "Decrypt",
-    "DeriveSharedSecret",
-    "DescribeKey",
-    "Encapsulate",
-    "Encrypt",
-    "GenerateDataKey",
-    "GenerateDataKeyPair",
-    "GenerateDataKeyPairWithoutPlaintext",
-    "GenerateDataKeyWithoutPlaintext",
-    "GenerateMac",
-    "GetKeyRotationStatus",
-    "GetPublicKey",
-    "ListGrants",
-    "ReEncryptFrom",
-    "ReEncryptTo",
-    "RetireGrant",
-    "RevokeGrant",
-    "Sign",
-    "Verify",
-    "VerifyMac",
-];
+/// Grants of one principal on one key that are looked at, and aliases of a key.
+const LOOKED_AT: usize = 1000;
+
+/// One question: may this caller do this to this key?
+pub(super) struct Ask<'a> {
+    pub(super) caller: &'a Caller,
+    /// Without `kms:`.
+    pub(super) action: &'a str,
+    /// Parameters, as AWS's JSON.
+    pub(super) params: &'a Value,
+    /// The key, where one is concerned.
+    pub(super) key: Option<&'a KeyRecord>,
+    /// ARN of what is used, where it is no key.
+    pub(super) resource: Option<&'a str>,
+    /// Of ReEncrypt: whether both of its keys are one.
+    pub(super) same_key: Option<bool>,
+}
+
+/// An answer, with AWS's text for a refusal.
+pub(super) struct Verdict {
+    pub(super) decision: Decision,
+    pub(super) message: String,
+}
 
 impl Engine {
     /// The key that a member names, when the caller may do `call.action` to it. Its state is not looked at.
@@ -73,26 +81,183 @@ impl Engine {
         key: Option<&KeyRecord>,
         same_key: Option<bool>,
     ) -> Result<(), KmsError> {
-        let _ = same_key;
         for token in call.tokens() {
             self.grant_of_token(token)?;
         }
-        let Some(key) = key else { return Ok(()) };
-        if key.scope.account == call.caller.scope.account {
+        self.admit(&Ask { caller: call.caller, action, params: &call.input, key, resource: None, same_key })
+    }
+
+    /// Refuses a call on an alias that the caller's IAM policies do not allow; its key is asked for by itself.
+    pub(super) fn authorize_alias(&self, call: &Call<'_>, alias: &str) -> Result<(), KmsError> {
+        let arn = call.caller.scope.alias_arn(alias);
+        self.admit(&Ask {
+            caller: call.caller,
+            action: call.action,
+            params: &call.input,
+            key: None,
+            resource: Some(&arn),
+            same_key: None,
+        })
+    }
+
+    /// Refuses what the verdict refuses.
+    pub(super) fn admit(&self, ask: &Ask<'_>) -> Result<(), KmsError> {
+        let verdict = self.verdict(ask)?;
+        if verdict.decision.allowed {
             return Ok(());
         }
-        let resource = key.arn();
-        let why = if CROSS_ACCOUNT.contains(&action) {
-            format!("because no resource-based policy allows the kms:{action} action")
-        } else {
-            "because the operation cannot be performed in a different account".to_owned()
+        Err(KmsError::exception("AccessDeniedException", verdict.message))
+    }
+
+    /// Decides. Grants are looked up only where policies neither allow nor deny.
+    pub(super) fn verdict(&self, ask: &Ask<'_>) -> Result<Verdict, KmsError> {
+        let key_policy = ask.key.map(|key| self.key_policy(key)).transpose()?;
+        let identity_policies = self.identity_policies(ask.caller)?;
+        self.verdict_by(ask, key_policy.as_deref(), &identity_policies)
+    }
+
+    /// As [`Engine::verdict`], under other policies than those in force.
+    pub(super) fn verdict_by(
+        &self,
+        ask: &Ask<'_>,
+        key_policy: Option<&Document>,
+        identity_policies: &[Named],
+    ) -> Result<Verdict, KmsError> {
+        let action = format!("kms:{}", ask.action);
+        let key_arn = ask.key.map(KeyRecord::arn);
+        let resource_arn = key_arn.as_deref().or(ask.resource).unwrap_or("*");
+        let source = ask.caller.source.map(|ip| ip.to_string());
+        let call = policy::Call {
+            principal_arn: &ask.caller.arn,
+            action: &action,
+            params: ask.params,
+            key: None,
+            resource_arn,
+            region: &ask.caller.scope.region,
+            source_ip: source.as_deref(),
+            via_service: ask.caller.via.as_deref(),
+            user_agent: Some(ask.caller.user_agent.as_str()).filter(|a| !a.is_empty()),
+            secure: ask.caller.secure,
+            now_ms: self.now(),
+            same_key: ask.same_key,
+            principal_tags: None,
         };
-        Err(KmsError::exception(
-            "AccessDeniedException",
-            format!(
-                "User: {} is not authorized to perform: kms:{action} on resource: {resource} {why}",
-                call.caller.arn
-            ),
-        ))
+        let all = || key_policy.into_iter().chain(identity_policies.iter().map(|n| &*n.document));
+        let context = if all().any(Document::needs_conditions) {
+            self.conditions(&call, ask.key, all().any(|d| d.mentions("kms:ResourceAliases")))?
+        } else {
+            Conditions::default()
+        };
+        let encryption_context = call.encryption_context();
+        let request = Request {
+            principal_arn: &ask.caller.arn,
+            action: &action,
+            resource_arn,
+            context: &context,
+            encryption_context: encryption_context.as_ref(),
+            grant_tokens: &[],
+        };
+        let set = PolicySet { key_policy, identity_policies, grants: &[] };
+        let mut decision = policy::evaluate(&request, &set);
+        if let (Reason::ImplicitDeny(_), Some(key)) = (&decision.reason, ask.key) {
+            let grants = self.grants_to(ask.caller, key)?;
+            if !grants.is_empty() {
+                decision = policy::evaluate(&request, &PolicySet { grants: &grants, ..set });
+            }
+        }
+        Ok(Verdict { message: decision.message(&request), decision })
+    }
+
+    fn conditions(
+        &self,
+        call: &policy::Call<'_>,
+        key: Option<&KeyRecord>,
+        with_aliases: bool,
+    ) -> Result<Conditions, KmsError> {
+        let Some(key) = key else { return Ok(call.conditions()) };
+        let aliases = if with_aliases {
+            self.index()?;
+            self.store.read(|r| aliases_of(r, &key.slot(), "", LOOKED_AT))?
+        } else {
+            Vec::new()
+        };
+        let multi_region = key.family.as_ref().map(|_| if key.is_primary() { "PRIMARY" } else { "REPLICA" });
+        let facts = KeyFacts {
+            spec: key.spec.name(),
+            usage: key.usage.name(),
+            origin: key.origin.name(),
+            multi_region,
+            aliases: &aliases,
+            tags: &key.tags,
+        };
+        Ok(policy::Call { key: Some(facts), ..*call }.conditions())
+    }
+
+    /// A key's policy, compiled.
+    pub(super) fn key_policy(&self, key: &KeyRecord) -> Result<Arc<Document>, KmsError> {
+        let found = match &key.policy {
+            Some(text) => self.policies.key_policy(text),
+            None => {
+                let managed = key.manager == Manager::Aws;
+                let name = format!("default of {} {managed}", key.scope.account);
+                self.policies.key_policy_as(&name, || key.policy_text())
+            }
+        };
+        found.map_err(|e| unreadable(&format!("the policy of {}", key.arn()), &e))
+    }
+
+    /// The caller's IAM policies, compiled.
+    pub(super) fn identity_policies(&self, caller: &Caller) -> Result<Vec<Named>, KmsError> {
+        let compiled = |(at, text): (usize, &String)| {
+            let name = format!("{} of {}", at + 1, caller.arn);
+            let document =
+                self.policies.identity_policy(text).map_err(|e| unreadable(&format!("policy {name}"), &e))?;
+            Ok(Named { name, document })
+        };
+        caller.policies.iter().enumerate().map(compiled).collect()
+    }
+
+    /// The grants of a key that mean the caller.
+    fn grants_to(&self, caller: &Caller, key: &KeyRecord) -> Result<Vec<Grant>, KmsError> {
+        let slot = key.slot();
+        self.store.read(|r| {
+            let mut found = Vec::new();
+            for principal in policy::Caller::new(&caller.arn).grantees() {
+                let prefix = index::grantee(&slot, &principal, "");
+                found.extend(grants::indexed(r, &slot, &prefix, LOOKED_AT)?.iter().map(GrantRecord::rules));
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// A policy that a store holds and that does not parse: nobody is let in by it, and the operator is told.
+fn unreadable(what: &str, error: &policy::Malformed) -> KmsError {
+    log::error!("{what} cannot be read, so it allows nothing: {} {}", error.message, error.detail);
+    KmsError::exception("AccessDeniedException", format!("{what} is malformed: {}", error.message))
+}
+
+impl From<policy::Malformed> for KmsError {
+    fn from(error: policy::Malformed) -> Self {
+        // AWS's sentence alone says too little to mend a policy by.
+        let whole = error.message.starts_with("OverlyPermissive");
+        let text = if whole { error.message } else { format!("{} ({})", error.message, error.detail) };
+        Self::exception(error.code, text)
+    }
+}
+
+impl GrantRecord {
+    /// As the evaluator wants it. Every grant of this store works at once: there is nothing to become consistent.
+    /// A grant for one AWS resource (`SourceArn`) works for none, since no service calls here with one.
+    pub(super) fn rules(&self) -> Grant {
+        Grant {
+            id: self.id.clone(),
+            grantee: self.grantee.clone(),
+            operations: if self.source_arn.is_some() { Vec::new() } else { self.operations.clone() },
+            equals: self.equals.clone(),
+            subset: self.subset.clone(),
+            settled: true,
+            tokens: Vec::new(),
+        }
     }
 }

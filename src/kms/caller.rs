@@ -20,6 +20,8 @@ pub struct Caller {
     pub policies: Arc<[String]>,
     /// Where the request came from.
     pub source: Option<IpAddr>,
+    /// Whether the request came through TLS, or never left the machine.
+    pub secure: bool,
     /// User-Agent of the request.
     pub user_agent: String,
     /// Service that calls on the principal's behalf, as `kms:ViaService` gives it.
@@ -38,6 +40,7 @@ impl Caller {
             access_key: String::new(),
             policies: Arc::from([ADMIN_POLICY.to_owned()]),
             source: None,
+            secure: true,
             user_agent: "envelopefs".into(),
             via: None,
             request_id: new_request_id(),
@@ -60,8 +63,8 @@ impl Caller {
         self.arn.split(':').nth(4).unwrap_or_default()
     }
 
-    /// Whether a grant that names `principal` means this caller: himself, or his account.
+    /// Whether a grant that names `principal` means this caller: himself, his role, or his account.
     pub(super) fn is(&self, principal: &str) -> bool {
-        principal == self.arn || principal == format!("arn:aws:iam::{}:root", self.account())
+        super::policy::Caller::new(&self.arn).grantees().iter().any(|g| g == principal)
     }
 }

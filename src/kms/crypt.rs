@@ -61,8 +61,7 @@ impl Engine {
     ) -> Result<Encrypted, KmsError> {
         self.check_plain(plain)?;
         let ad = canonical(context)?;
-        let record = self.resolve(key)?;
-        self.seal_under(&record, &ad, plain)
+        self.for_filesystem("Encrypt", key, context, |record| self.seal_under(record, &ad, plain))
     }
 
     /// Opens a blob with the key and material it names. `key`, where given, must be that key.
@@ -78,9 +77,10 @@ impl Engine {
         if expected.is_some_and(|record| record.id != head.key_id) {
             return Err(KmsError::IncorrectKey);
         }
-        let record = self.key_of(&Scope::home(), &head.key_id)?;
-        usable(&record)?;
-        self.open_under(&record, &head, &ad, blob)
+        self.for_filesystem("Decrypt", &Scope::home().key_arn(&head.key_id), context, |record| {
+            usable(record)?;
+            self.open_under(record, &head, &ad, blob)
+        })
     }
 
     /// Seals a message under the current version of a key; `ad` is the canonical context.
@@ -155,12 +155,16 @@ impl Engine {
         key: &str,
         files: impl IntoIterator<Item = (&'a [u8; 12], &'a EncryptionContext)>,
     ) -> Result<Vec<(Secret<32>, Compact)>, KmsError> {
-        let record = self.resolve(key)?;
-        let material = self.material(&current(&record)?.id)?;
+        // One version for all: a rotation in between makes none of another.
+        let version = self.resolve(key)?.current();
         let make = |(nonce, context)| {
-            let plain = Secret::random();
-            let bytes = wrap(&material.compact, nonce, context, &plain)?;
-            Ok((plain, Compact { version: record.current(), bytes }))
+            self.for_filesystem("GenerateDataKey", key, context, |record| {
+                usable(record)?;
+                let material = self.material(&of_version(record, version)?.id)?;
+                let plain = Secret::random();
+                let bytes = wrap(&material.compact, nonce, context, &plain)?;
+                Ok((plain, Compact { version, bytes }))
+            })
         };
         files.into_iter().map(make).collect()
     }
@@ -173,9 +177,10 @@ impl Engine {
         plain: &Secret<32>,
         context: &EncryptionContext,
     ) -> Result<Compact, KmsError> {
-        let record = self.resolve(key)?;
-        let material = self.material(&current(&record)?.id)?;
-        Ok(Compact { version: record.current(), bytes: wrap(&material.compact, nonce, context, plain)? })
+        self.for_filesystem("Encrypt", key, context, |record| {
+            let material = self.material(&current(record)?.id)?;
+            Ok(Compact { version: record.current(), bytes: wrap(&material.compact, nonce, context, plain)? })
+        })
     }
 
     /// Unwraps the compact form.
@@ -187,23 +192,27 @@ impl Engine {
         context: &EncryptionContext,
     ) -> Result<Secret<32>, KmsError> {
         let ad = canonical(context)?;
-        let record = self.resolve(key)?;
-        usable(&record)?;
-        let version = record.material(wrapped.version).ok_or_else(|| {
-            KmsError::NotFound(format!(
-                "Key '{}' has no version {}; its current one is {}",
-                record.arn(),
-                wrapped.version,
-                record.current()
-            ))
-        })?;
-        let material: Arc<_> = self.material(&version.id)?;
-        let (sealed, tag) = wrapped.bytes.split_last_chunk().expect("48 bytes have 16 at their end");
-        let mut plain = Secret::from_slice(sealed).expect("48 bytes less a tag are 32");
-        let opened = material.compact.open_with(nonce, &ad, plain.expose_mut(), tag);
-        opened.map_err(|_| KmsError::InvalidCiphertext)?;
-        Ok(plain)
+        self.for_filesystem("Decrypt", key, context, |record| {
+            usable(record)?;
+            let material: Arc<_> = self.material(&of_version(record, wrapped.version)?.id)?;
+            let (sealed, tag) = wrapped.bytes.split_last_chunk().expect("48 bytes have 16 at their end");
+            let mut plain = Secret::from_slice(sealed).expect("48 bytes less a tag are 32");
+            let opened = material.compact.open_with(nonce, &ad, plain.expose_mut(), tag);
+            opened.map_err(|_| KmsError::InvalidCiphertext)?;
+            Ok(plain)
+        })
     }
+}
+
+/// A version of a key by its number.
+fn of_version(record: &KeyRecord, version: u16) -> Result<&MaterialRef, KmsError> {
+    record.material(version).ok_or_else(|| {
+        KmsError::NotFound(format!(
+            "Key '{}' has no version {version}; its current one is {}",
+            record.arn(),
+            record.current()
+        ))
+    })
 }
 
 /// The version that seals now.

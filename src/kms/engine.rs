@@ -16,6 +16,8 @@ use zeroize::Zeroizing;
 use super::arn::{KeyRef, Scope};
 use super::error::KmsError;
 use super::hsm::Clusters;
+use super::policy;
+use super::quota::{Buckets, Quotas};
 use super::records::{AliasRecord, KeyRecord, now_ms};
 use super::root::{self, Cost, Protection};
 use super::seams::Observer;
@@ -60,6 +62,8 @@ pub struct Engine {
     pub(super) clusters: Clusters,
     pub(super) uses: Uses,
     pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) quotas: Option<Buckets>,
+    pub(super) policies: policy::Cache,
     pub(super) indexed: AtomicBool,
     /// Grows with every change of a principal made here.
     principal_changes: AtomicU64,
@@ -132,6 +136,13 @@ impl Engine {
         self
     }
 
+    /// Throttles calls of AWS's API. Without it nothing is throttled.
+    #[must_use]
+    pub fn with_quotas(mut self, quotas: Quotas) -> Self {
+        self.quotas = Some(Buckets::new(quotas));
+        self
+    }
+
     /// Keeps the store open: operations are faster, and other processes wait, then fail with [`KmsError::Busy`].
     pub fn hold(mut self) -> Result<Self, KmsError> {
         self.store.hold()?;
@@ -158,6 +169,8 @@ impl Engine {
             clusters: Clusters::default(),
             uses: Uses::default(),
             observer: None,
+            quotas: None,
+            policies: policy::Cache::default(),
             indexed: AtomicBool::new(false),
             principal_changes: AtomicU64::new(0),
             clock_shift: AtomicI64::new(0),

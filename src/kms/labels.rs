@@ -8,6 +8,8 @@ pub(super) const BLOB_KEY: &[u8] = b"envelopefs/kms/v1/blob";
 pub(super) const COMPACT_KEY: &[u8] = b"envelopefs/kms/v1/compact";
 /// From the root key: the key that seals the records of the store.
 pub(super) const STORE_KEY: &[u8] = b"envelopefs/kms/v1/store";
+/// From the root key: the key of the audit log's lines.
+pub(super) const AUDIT_KEY: &[u8] = b"envelopefs/kms/v1/audit";
 /// Associated data of the sealed root key begins with this.
 pub(super) const ROOT_AD: &[u8] = b"envelopefs/kms/v1/root";
 /// Associated data of a sealed record begins with this.

@@ -184,11 +184,9 @@ impl Engine {
 }
 
 fn check_policy(text: &str) -> Result<(), KmsError> {
-    let malformed = |why: &str| KmsError::exception("MalformedPolicyDocumentException", why);
     if text.len() > MAX_POLICY {
-        return Err(malformed(&format!("the policy is longer than {MAX_POLICY} bytes")));
+        let why = format!("the policy is longer than {MAX_POLICY} bytes");
+        return Err(KmsError::LimitExceeded(why));
     }
-    let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|e| malformed(&format!("the policy is no JSON: {e}")))?;
-    if value.get("Statement").is_some() { Ok(()) } else { Err(malformed("the policy has no statements")) }
+    Ok(super::policy::parse_identity(text).map(drop)?)
 }

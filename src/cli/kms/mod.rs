@@ -185,7 +185,7 @@ fn open(dir: &Path, passphrase: Secrets<'_>) -> Result<Engine, Box<dyn Error>> {
         ProtectionKind::Passphrase => passphrase()?,
         ProtectionKind::KeyFile => None,
     };
-    Ok(Engine::open(dir, passphrase.as_ref().map(|p| p.as_str()))?)
+    Ok(Engine::open(dir, passphrase.as_ref().map(|p| p.as_str()))?.watched()?)
 }
 
 /// Prints; a reader that has gone (`| head`) is no failure.

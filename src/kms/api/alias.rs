@@ -31,6 +31,7 @@ fn target(engine: &Engine, call: &Call<'_>) -> Result<std::sync::Arc<KeyRecord>,
 pub(super) fn create(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError> {
     let alias = call.need("AliasName")?;
     arn::check_alias(alias)?;
+    engine.authorize_alias(call, alias)?;
     let record = target(engine, call)?;
     state::not_pending_deletion(&record)?;
     engine.put_alias(call.scope(), alias, &record.slot())?;
@@ -40,6 +41,7 @@ pub(super) fn create(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError
 pub(super) fn update(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError> {
     let alias = call.need("AliasName")?;
     arn::check_alias(alias)?;
+    engine.authorize_alias(call, alias)?;
     let record = target(engine, call)?;
     let scope = call.scope();
     let now = engine.now();
@@ -72,6 +74,7 @@ pub(super) fn update(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError
 pub(super) fn delete(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError> {
     let alias = call.need("AliasName")?;
     arn::check_alias(alias)?;
+    engine.authorize_alias(call, alias)?;
     let scope = call.scope();
     engine.index()?;
     let found: Option<AliasRecord> = engine.store.read(|r| r.get(ALIASES, &scope.alias_slot(alias)))?;

@@ -6,10 +6,12 @@ use super::call::{Call, missing, pairs};
 use super::lifecycle::key_by_id;
 use super::paging::Page;
 use crate::crypto::random;
+use crate::kms::access::Ask;
 use crate::kms::arn::is_account;
 use crate::kms::engine::Engine;
 use crate::kms::error::KmsError;
 use crate::kms::grants::{self, GrantRecord};
+use crate::kms::policy::{Reason, child_fits};
 use crate::kms::records::KeyRecord;
 use crate::kms::spec::{KeySpec, KeyUsage};
 use crate::kms::state;
@@ -150,14 +152,34 @@ pub(super) fn create(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError
 }
 
 impl Engine {
-    /// Refuses one grant too many on a key. Counts at most once in a thousand grants: counting is what costs.
+    /// Refuses a grant that allows more than the one that lets the caller make it, and one grant too many on a key. Counts at most once in a thousand grants: counting is what costs.
     pub(super) fn check_child_grant(
         &self,
         call: &Call<'_>,
         record: &KeyRecord,
         grant: &GrantRecord,
     ) -> Result<(), KmsError> {
-        let _ = (call, grant);
+        let ask = Ask {
+            caller: call.caller,
+            action: "CreateGrant",
+            params: &call.input,
+            key: Some(record),
+            resource: None,
+            same_key: None,
+        };
+        if let Reason::Grant(id) = self.verdict(&ask)?.decision.reason {
+            let place = grants::place(&grant.slot, &id);
+            let parent: Option<GrantRecord> = self.store.read(|r| r.get(GRANTS, &place))?;
+            if !parent.is_some_and(|p| child_fits(&p.rules(), &grant.rules())) {
+                let text = format!(
+                    "User: {} is not authorized to perform: kms:CreateGrant on resource: {} because the grant that \
+                     allows it allows less than the new one",
+                    call.caller.arn,
+                    record.arn()
+                );
+                return Err(KmsError::exception("AccessDeniedException", text));
+            }
+        }
         if random::array::<1>()[0] != 0 {
             return Ok(());
         }

@@ -31,7 +31,9 @@ pub use model::{Member, actions, members};
 use super::caller::Caller;
 use super::engine::Engine;
 use super::error::KmsError;
+use super::quota::THROTTLED;
 use super::seams::CallRecord;
+use super::watch;
 pub(in crate::kms) use call::Call;
 
 type Handler = fn(&Engine, &Call<'_>) -> Result<Value, KmsError>;
@@ -107,10 +109,20 @@ impl Engine {
             return Err(KmsError::exception("SerializationException", "the request is no JSON object"));
         };
         let call = Call::new(name, Value::Object(input), caller);
-        let answer =
-            model::check(name, &call.input, self.limits.plaintext).and_then(|()| handler(self, &call));
+        let answer = self
+            .throttle(&call)
+            .and_then(|()| model::check(name, &call.input, self.limits.plaintext))
+            .and_then(|()| handler(self, &call));
         self.report(&call, &answer)?;
         answer
+    }
+
+    fn throttle(&self, call: &Call<'_>) -> Result<(), KmsError> {
+        let Some(buckets) = &self.quotas else { return Ok(()) };
+        // AWS counts a cross-account call for the caller's account.
+        let scope = format!("{}/{}", call.caller.account(), call.scope().region);
+        let taken = buckets.take(&scope, watch::class(call.action, &call.input));
+        taken.map_err(|_| KmsError::exception("ThrottlingException", THROTTLED))
     }
 
     fn report(&self, call: &Call<'_>, answer: &Result<Value, KmsError>) -> Result<(), KmsError> {

@@ -5,14 +5,15 @@ use serde_json::{Value, json};
 use super::call::Call;
 use super::lifecycle::key_by_id;
 use super::paging::{Page, of_list};
+use crate::kms::access::Ask;
+use crate::kms::caller::ADMIN_POLICY;
 use crate::kms::engine::Engine;
 use crate::kms::error::KmsError;
+use crate::kms::policy::{self, Named};
 use crate::kms::records::KeyRecord;
 use crate::kms::spec::Manager;
 use crate::kms::state;
 
-/// The longest key policy in bytes (AWS).
-const MAX_POLICY: usize = 32 << 10;
 /// Operations of an AWS-managed key that its account may use.
 const MANAGED: &[&str] = &[
     "kms:CreateGrant",
@@ -62,36 +63,38 @@ pub(super) fn given(
     record: &KeyRecord,
 ) -> Result<Option<String>, KmsError> {
     let Some(text) = call.text("Policy") else { return Ok(None) };
-    check(text)?;
-    engine.check_lockout(call, record, text)?;
+    engine.check_policy(call, record, text)?;
     Ok(Some(text.to_owned()))
 }
 
-fn malformed(text: impl Into<String>) -> KmsError {
-    KmsError::exception("MalformedPolicyDocumentException", text)
-}
-
-fn check(text: &str) -> Result<(), KmsError> {
-    if text.len() > MAX_POLICY {
-        return Err(KmsError::LimitExceeded(format!("The key policy is longer than {MAX_POLICY} bytes.")));
-    }
-    let value: Value =
-        serde_json::from_str(text).map_err(|_| malformed("Policy document is not valid JSON."))?;
-    let statements = value.get("Statement");
-    let good = value.is_object() && statements.is_some_and(|s| s.is_array() || s.is_object());
-    if good { Ok(()) } else { Err(malformed("The policy has no statements.")) }
-}
-
 impl Engine {
-    /// Refuses a policy that would not let the caller change it again, unless he wants that.
-    pub(super) fn check_lockout(
+    /// Refuses what is no policy, and one that would not let the caller change it again, unless he wants that.
+    pub(super) fn check_policy(
         &self,
         call: &Call<'_>,
         record: &KeyRecord,
         text: &str,
     ) -> Result<(), KmsError> {
-        let _ = (record, text, call.flag("BypassPolicyLockoutSafetyCheck"));
-        Ok(())
+        let document = policy::parse(text)?;
+        if call.flag("BypassPolicyLockoutSafetyCheck") {
+            return Ok(());
+        }
+        let ask = Ask {
+            caller: call.caller,
+            action: "PutKeyPolicy",
+            params: &call.input,
+            key: Some(record),
+            resource: None,
+            same_key: None,
+        };
+        // Where the policy lets the account decide, its IAM policies are trusted to.
+        let anything = policy::parse_identity(ADMIN_POLICY)?;
+        let trusted = [Named { name: "any".into(), document: anything.into() }];
+        if self.verdict_by(&ask, Some(&document), &trusted)?.decision.allowed {
+            return Ok(());
+        }
+        let why = "The new key policy will not allow you to update the key policy in the future.";
+        Err(KmsError::exception("MalformedPolicyDocumentException", why))
     }
 }
 
@@ -113,8 +116,7 @@ pub(super) fn put(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError> {
     state::manageable(&record)?;
     only_default(call)?;
     let text = call.need("Policy")?;
-    check(text)?;
-    engine.check_lockout(call, &record, text)?;
+    engine.check_policy(call, &record, text)?;
     engine.change(&record.slot(), |_, r| {
         r.policy = Some(text.to_owned());
         Ok(())

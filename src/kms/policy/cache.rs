@@ -35,6 +35,15 @@ impl Cache {
         get(&self.keys, text, parse)
     }
 
+    /// A key policy that has a name of its own, so that its text is made only when it is compiled.
+    pub fn key_policy_as(
+        &self,
+        name: &str,
+        text: impl FnOnce() -> String,
+    ) -> Result<Arc<Document>, Malformed> {
+        get(&self.keys, name, |_| parse(&text()))
+    }
+
     /// A policy of a principal, compiled.
     pub fn identity_policy(&self, text: &str) -> Result<Arc<Document>, Malformed> {
         get(&self.identities, text, parse_identity)
@@ -44,7 +53,7 @@ impl Cache {
 fn get(
     kept: &Mutex<LruCache<String, Arc<Document>>>,
     text: &str,
-    read: impl Fn(&str) -> Result<Document, Malformed>,
+    read: impl FnOnce(&str) -> Result<Document, Malformed>,
 ) -> Result<Arc<Document>, Malformed> {
     if let Some(found) = kept.lock().get(text) {
         return Ok(found.clone());

@@ -101,6 +101,11 @@ impl Document {
         self.statements.is_empty()
     }
 
+    /// Whether a condition asks for a key, by its name in any case.
+    pub fn mentions(&self, key: &str) -> bool {
+        self.statements.iter().flat_map(|s| &s.conditions).any(|c| c.key.eq_ignore_ascii_case(key))
+    }
+
     /// Whether a statement has conditions or variables. Where none has, a request needs no [`super::Conditions`].
     pub fn needs_conditions(&self) -> bool {
         self.statements.iter().any(|s| {

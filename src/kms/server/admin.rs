@@ -24,6 +24,9 @@ impl Engine {
             let items = input.get("Policies").and_then(Value::as_array);
             items.into_iter().flatten().filter_map(|p| p.as_str().map(str::to_owned)).collect::<Vec<_>>()
         };
+        if let Some(answer) = self.ask(action, input) {
+            return answer;
+        }
         match action {
             "CreatePrincipal" => {
                 let new = NewPrincipal {

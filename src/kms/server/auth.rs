@@ -100,9 +100,10 @@ pub(super) fn verify(
         access_key: principal.access_key.clone(),
         policies: principal.policies.as_slice().into(),
         source: match origin {
-            Origin::Tcp(ip) => Some(ip),
+            Origin::Tcp { from, .. } => Some(from),
             Origin::Unix | Origin::Control => None,
         },
+        secure: !matches!(origin, Origin::Tcp { tls: false, .. }),
         user_agent: header("user-agent").unwrap_or_default(),
         via: via.map(|v| format!("{v}.{}.amazonaws.com", authorization.region)),
         request_id: request_id.to_owned(),

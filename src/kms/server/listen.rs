@@ -53,7 +53,10 @@ impl fmt::Display for Address {
 /// Where a connection comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Origin {
-    Tcp(IpAddr),
+    Tcp {
+        from: IpAddr,
+        tls: bool,
+    },
     Unix,
     /// The owner of the store.
     Control,
@@ -191,7 +194,8 @@ async fn accept(listener: &Active) -> std::io::Result<(Box<dyn Stream>, Origin)>
             let (stream, peer) = socket.accept().await?;
             // An answer is one small write: it must not wait for the acknowledgement of the one before.
             let _ = stream.set_nodelay(true);
-            Ok((Box::new(stream), Origin::Tcp(peer.ip())))
+            let tls = listener.tls.is_some();
+            Ok((Box::new(stream), Origin::Tcp { from: peer.ip(), tls }))
         }
         ActiveSocket::Unix(socket) => {
             let (stream, _) = socket.accept().await?;

@@ -54,6 +54,7 @@ fn start(quotas: &str) -> Running {
         allow_plain: false,
         test_reset: false,
         seed: None,
+        console: true,
     };
     let server = Server::bind(engine.clone(), &settings).expect("an address");
     let Some(Address::Tcp { at, .. }) = server.addresses().first().cloned() else { panic!("no address") };

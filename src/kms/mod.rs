@@ -11,6 +11,7 @@ mod backup;
 mod blob;
 mod caller;
 mod check;
+mod console;
 mod context;
 mod crypt;
 mod dir;

@@ -7,9 +7,12 @@ use clap::{ArgMatches, Args, Command, Subcommand};
 use zeroize::Zeroizing;
 
 use super::actions::{self, Asked};
+use super::audit::AuditArgs;
 use super::measure::MeasureArgs;
 use super::principal::PrincipalArgs;
 use super::serve::ServeArgs;
+use super::simulate::SimulateArgs;
+use super::usage::UsageArgs;
 use crate::cli::secrets::first_line;
 
 /// `envelopefs kms`.
@@ -94,6 +97,12 @@ pub(super) enum Fixed {
     },
     /// Measure GenerateDataKey on the server at --endpoint-url.
     Measure(MeasureArgs),
+    /// Say whether a request would be allowed, and by which statement or grant.
+    SimulatePolicy(SimulateArgs),
+    /// Show requests and keys by month, and what AWS would ask for them.
+    Usage(UsageArgs),
+    /// Verify the audit log, or find events in it.
+    Audit(AuditArgs),
     /// Work on the principals that may sign requests.
     Principal(PrincipalArgs),
 }

@@ -3,6 +3,7 @@
 
 mod actions;
 mod args;
+mod audit;
 mod backend;
 mod care;
 mod date;
@@ -10,6 +11,8 @@ mod measure;
 mod principal;
 mod serve;
 mod show;
+mod simulate;
+mod usage;
 
 use std::error::Error;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -21,6 +24,7 @@ use zeroize::Zeroizing;
 use actions::Asked;
 pub(crate) use args::KmsArgs;
 use args::{Fixed, KmsCommand, read_passphrase};
+use audit::AuditCommand;
 use backend::{Backend, Remote};
 
 use crate::keys::KeyError;
@@ -74,6 +78,16 @@ pub(crate) fn run(args: &KmsArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Er
             care::check(output.json, &mut backend(args, &passphrase)?)
         }
         KmsCommand::Fixed(Fixed::Measure(args_of)) => measure::run(args_of, backend(args, &passphrase)?),
+        KmsCommand::Fixed(Fixed::SimulatePolicy(simulate)) => {
+            simulate::run(simulate, args.region.as_deref(), &mut backend(args, &passphrase)?)
+        }
+        KmsCommand::Fixed(Fixed::Usage(of)) => usage::run(of, &mut backend(args, &passphrase)?),
+        KmsCommand::Fixed(Fixed::Audit(of)) => match &of.command {
+            AuditCommand::Verify { output } => {
+                audit::verify(output, &dir(args)?, &mut backend(args, &passphrase)?)
+            }
+            AuditCommand::Query(query) => audit::query(query, &dir(args)?),
+        },
         KmsCommand::Fixed(Fixed::Principal(principal)) => {
             principal::run(principal, &mut backend(args, &passphrase)?)
         }

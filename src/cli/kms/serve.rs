@@ -9,6 +9,7 @@ use clap::Args;
 use crate::cli::{harden, signals};
 use crate::kms::Engine;
 use crate::kms::Limits;
+use crate::kms::quota::Quotas;
 use crate::kms::server::{Address, Server, Settings};
 
 #[derive(Debug, Args)]
@@ -28,6 +29,12 @@ pub(super) struct ServeArgs {
     /// Keys, materials, aliases and principals with fixed names (TOML, docs/KMS.md), made where they are missing.
     #[arg(long, value_name = "FILE")]
     seed: Option<PathBuf>,
+    /// Request quotas: aws, off, xFACTOR, or CLASS=RATE,... (requests a second) [default: aws; off with --test-reset].
+    #[arg(long, value_name = "SETTING", value_parser = Quotas::parse)]
+    quotas: Option<Quotas>,
+    /// Serve a page at /console to browsers on this machine: keys, policies, grants, audit, usage; read-only without login.
+    #[arg(long)]
+    console: bool,
     /// For test suites only: POST /moto-api/reset forgets every key, without asking who.
     #[arg(long)]
     test_reset: bool,
@@ -54,16 +61,25 @@ pub(super) fn run(
         allow_plain: args.allow_plain,
         test_reset: args.test_reset,
         seed: seed.transpose()?,
+        console: args.console,
     };
     let limits = Limits { plaintext: args.max_plaintext, ..Limits::default() };
-    let engine = open()?.with_limits(limits).hold()?;
+    // A test suite makes keys far faster than AWS lets anybody.
+    let usual = if args.test_reset { Quotas::off() } else { Quotas::default() };
+    let quotas = args.quotas.clone().unwrap_or(usual);
+    let engine = open()?.with_limits(limits).with_quotas(quotas).hold()?;
     let server = Server::bind(Arc::new(engine), &settings)?;
     for address in server.addresses() {
         match address {
             Address::Unix(path) if path.ends_with(crate::kms::server::CONTROL_SOCKET) => {
                 log::info!("control socket {}", path.display());
             }
-            address => super::print(&format!("listening on {address}\n"))?,
+            address => {
+                super::print(&format!("listening on {address}\n"))?;
+                if args.console {
+                    super::print(&format!("console at {address}/console\n"))?;
+                }
+            }
         }
     }
     if args.test_reset {

@@ -244,7 +244,7 @@ impl Engine {
     }
 
     /// AWS's KeyMetadata, with the state as it is now.
-    pub(super) fn metadata(&self, record: &KeyRecord) -> Result<Value, KmsError> {
+    pub(in crate::kms) fn metadata(&self, record: &KeyRecord) -> Result<Value, KmsError> {
         let state = self.state(record)?;
         let cluster = match &record.key_store {
             None => None,

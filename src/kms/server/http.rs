@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::listen::Origin;
 use super::{Shared, admin, auth, sts};
 use crate::kms::caller::new_request_id;
+use crate::kms::console;
 use crate::kms::error::KmsError;
 
 /// Bytes of a request's body: the longest legal one, a policy and tags, stays far below.
@@ -82,6 +83,9 @@ pub(super) async fn answer(
     origin: Origin,
 ) -> std::io::Result<Response<Full<Bytes>>> {
     let request_id = new_request_id();
+    if shared.console && request.uri().path().starts_with(console::PATH) {
+        return Ok(console_answer(shared, request, origin).await);
+    }
     let answer = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => Answer::new(StatusCode::OK, "text/plain", "ok\n"),
         (&Method::GET, "/metrics") => {
@@ -105,6 +109,44 @@ pub(super) async fn answer(
         }
     };
     Ok(answer.into_response(&request_id))
+}
+
+/// The console, for browsers on this machine only.
+async fn console_answer(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    origin: Origin,
+) -> Response<Full<Bytes>> {
+    let local = match origin {
+        Origin::Tcp { from, .. } => from.to_canonical().is_loopback(),
+        Origin::Unix | Origin::Control => true,
+    };
+    let host = request.headers().get("host").and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let reply = if local && console::is_local_name(host) {
+        let (parts, body) = request.into_parts();
+        let body = tokio::time::timeout(BODY_TIME, read(body)).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let shared = shared.clone();
+        let work = move || {
+            let query = parts.uri.query().unwrap_or_default();
+            console::answer(&shared.engine, parts.method.as_str(), parts.uri.path(), query, &body)
+        };
+        tokio::task::spawn_blocking(work).await.ok()
+    } else {
+        let body = b"the console is for browsers on this machine: open it as http://127.0.0.1:PORT/console";
+        Some(console::Reply { status: 403, kind: "text/plain; charset=utf-8", body: body.to_vec() })
+    };
+    let failed =
+        || console::Reply { status: 500, kind: "text/plain; charset=utf-8", body: b"failed".to_vec() };
+    let reply = reply.unwrap_or_else(failed);
+    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.kind));
+    headers.insert("cache-control", HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert("content-security-policy", HeaderValue::from_static(console::security_policy()));
+    response
 }
 
 /// What a client is not told is told the log.

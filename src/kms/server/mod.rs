@@ -48,6 +48,8 @@ pub struct Settings {
     pub test_reset: bool,
     /// Text of the seed file.
     pub seed: Option<String>,
+    /// Whether browsers on this machine get the console.
+    pub console: bool,
 }
 
 /// Why a server did not start, or ended.
@@ -118,6 +120,7 @@ struct Shared {
     engine: Arc<Engine>,
     test_reset: bool,
     seed: Option<String>,
+    console: bool,
     metrics: Metrics,
     keyring: Keyring,
     room: Arc<Semaphore>,
@@ -139,6 +142,7 @@ impl Server {
             engine,
             test_reset: settings.test_reset,
             seed: settings.seed.clone(),
+            console: settings.console,
             metrics: Metrics::default(),
             keyring: Keyring::default(),
             room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),

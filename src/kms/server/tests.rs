@@ -54,6 +54,7 @@ fn start() -> Running {
         allow_plain: false,
         test_reset: true,
         seed: Some(SEED.into()),
+        console: true,
     };
     let server = Server::bind(Arc::new(engine), &settings).unwrap();
     let Some(Address::Tcp { at, .. }) = server.addresses().first().cloned() else { panic!("no address") };
@@ -281,8 +282,14 @@ fn addresses_are_checked() {
     let engine = Engine::create(&tmp.path().join("kms"), &Protection::KeyFile).unwrap();
     let engine = Arc::new(engine);
     let bind = |listen: &str| {
-        let settings =
-            Settings { listen: listen.into(), tls: None, allow_plain: false, test_reset: false, seed: None };
+        let settings = Settings {
+            listen: listen.into(),
+            tls: None,
+            allow_plain: false,
+            test_reset: false,
+            seed: None,
+            console: false,
+        };
         Server::bind(engine.clone(), &settings).map(|_| ()).unwrap_err().to_string()
     };
     assert!(bind("0.0.0.0:0").contains("--tls-cert"));

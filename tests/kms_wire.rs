@@ -1,107 +1,19 @@
 //! Policies, grants, quotas and the audit log over the wire: signed requests against a running server.
 #![allow(missing_docs)]
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+#[path = "kms_support/mod.rs"]
+mod support;
+
 use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use envelopefs::kms::audit::{self, Filter};
-use envelopefs::kms::quota::Quotas;
-use envelopefs::kms::server::{Address, Server, Settings, Stopper};
-use envelopefs::kms::{Engine, Protection, audit_dir, sign_post};
+use envelopefs::kms::audit_dir;
 use serde_json::{Value, json};
-
-const ACCOUNT: &str = "111122223333";
-
-struct Running {
-    _tmp: tempfile::TempDir,
-    dir: PathBuf,
-    at: SocketAddr,
-    engine: Arc<Engine>,
-    stopper: Stopper,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stopper.stop();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Who signs.
-struct User {
-    arn: String,
-    key: String,
-    secret: String,
-}
-
-fn start(quotas: &str) -> Running {
-    let tmp = tempfile::tempdir().expect("a directory");
-    let dir = tmp.path().join("kms");
-    let engine = Engine::create(&dir, &Protection::KeyFile).expect("a store");
-    let engine = engine.watched().expect("an audit log").with_quotas(Quotas::parse(quotas).expect(quotas));
-    let engine = Arc::new(engine.hold().expect("the only one"));
-    let settings = Settings {
-        listen: "127.0.0.1:0".into(),
-        tls: None,
-        allow_plain: false,
-        test_reset: false,
-        seed: None,
-        console: true,
-    };
-    let server = Server::bind(engine.clone(), &settings).expect("an address");
-    let Some(Address::Tcp { at, .. }) = server.addresses().first().cloned() else { panic!("no address") };
-    let stopper = server.stopper();
-    let thread = std::thread::spawn(move || server.run().expect("the server ends well"));
-    Running { _tmp: tmp, dir, at, engine, stopper, thread: Some(thread) }
-}
+use support::{ACCOUNT, Running, User, start};
 
 impl Running {
-    fn user(&self, name: &str, policies: &[Value]) -> User {
-        let texts: Vec<_> = policies.iter().map(Value::to_string).collect();
-        let input = json!({ "Name": name, "Account": ACCOUNT, "Policies": texts });
-        let made = self.engine.manage("CreatePrincipal", &input).expect("a principal");
-        let text = |field: &str| made["Principal"][field].as_str().expect(field).to_owned();
-        User { arn: text("Arn"), key: text("AccessKeyId"), secret: text("SecretAccessKey") }
-    }
-
-    /// One signed request; status and answer.
-    fn call(&self, user: &User, action: &str, input: &Value) -> (u16, Value) {
-        let body = input.to_string();
-        let target = format!("TrentService.{action}");
-        let host = self.at.to_string();
-        let headers =
-            sign_post((&user.key, &user.secret), ("us-east-1", "kms"), &host, &target, body.as_bytes());
-        let mut request = format!(
-            "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/x-amz-json-1.1\r\nX-Amz-Target: {target}\r\n\
-             Connection: close\r\nContent-Length: {}\r\n",
-            body.len()
-        );
-        for (name, value) in headers {
-            request += &format!("{name}: {value}\r\n");
-        }
-        let mut stream = TcpStream::connect(self.at).expect("a connection");
-        stream.write_all(format!("{request}\r\n{body}").as_bytes()).expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-        (status, serde_json::from_str(body).unwrap_or(Value::Null))
-    }
-
-    fn good(&self, user: &User, action: &str, input: &Value) -> Value {
-        let (status, answer) = self.call(user, action, input);
-        assert_eq!(status, 200, "{action} {input}: {answer}");
-        answer
-    }
-
     /// The exception's name and text.
     fn bad(&self, user: &User, action: &str, input: &Value) -> (String, String) {
         let (status, answer) = self.call(user, action, input);

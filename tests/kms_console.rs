@@ -130,7 +130,10 @@ impl Browser {
     }
 
     fn text(&mut self, id: &str) -> String {
-        self.eval(&format!("document.getElementById('{id}').textContent")).as_str().unwrap_or_default().to_owned()
+        self.eval(&format!("document.getElementById('{id}').textContent"))
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// Waits until an expression is true.

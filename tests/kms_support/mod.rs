@@ -1,4 +1,6 @@
 //! A running KMS server, and clients that sign their requests.
+//! Each test uses a part of it.
+#![allow(dead_code)]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -11,14 +13,14 @@ use envelopefs::kms::{Engine, Protection, sign_post};
 use serde_json::{Value, json};
 
 /// The account of every principal here.
-pub const ACCOUNT: &str = "111122223333";
+pub(crate) const ACCOUNT: &str = "111122223333";
 
 /// A server on a port of its own.
-pub struct Running {
+pub(crate) struct Running {
     _tmp: tempfile::TempDir,
-    pub dir: PathBuf,
-    pub at: SocketAddr,
-    pub engine: Arc<Engine>,
+    pub(crate) dir: PathBuf,
+    pub(crate) at: SocketAddr,
+    pub(crate) engine: Arc<Engine>,
     stopper: Stopper,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -33,14 +35,14 @@ impl Drop for Running {
 }
 
 /// Who signs.
-pub struct User {
-    pub arn: String,
-    pub key: String,
-    pub secret: String,
+pub(crate) struct User {
+    pub(crate) arn: String,
+    pub(crate) key: String,
+    pub(crate) secret: String,
 }
 
 /// Starts a server with these quotas.
-pub fn start(quotas: &str) -> Running {
+pub(crate) fn start(quotas: &str) -> Running {
     let tmp = tempfile::tempdir().expect("a directory");
     let dir = tmp.path().join("kms");
     let engine = Engine::create(&dir, &Protection::KeyFile).expect("a store");
@@ -63,7 +65,7 @@ pub fn start(quotas: &str) -> Running {
 
 impl Running {
     /// Makes a principal; without policies it may do everything that key policies leave to the account.
-    pub fn user(&self, name: &str, policies: &[Value]) -> User {
+    pub(crate) fn user(&self, name: &str, policies: &[Value]) -> User {
         let texts: Vec<_> = policies.iter().map(Value::to_string).collect();
         let input = json!({ "Name": name, "Account": ACCOUNT, "Policies": texts });
         let made = self.engine.manage("CreatePrincipal", &input).expect("a principal");
@@ -72,7 +74,7 @@ impl Running {
     }
 
     /// One signed request; status and answer.
-    pub fn call(&self, user: &User, action: &str, input: &Value) -> (u16, Value) {
+    pub(crate) fn call(&self, user: &User, action: &str, input: &Value) -> (u16, Value) {
         let body = input.to_string();
         let target = format!("TrentService.{action}");
         let host = self.at.to_string();
@@ -87,7 +89,7 @@ impl Running {
     }
 
     /// A request as it stands; status, head and body of the answer.
-    pub fn send(&self, request: &str) -> (u16, String, String) {
+    pub(crate) fn send(&self, request: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.at).expect("a connection");
         stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
@@ -98,7 +100,7 @@ impl Running {
     }
 
     /// A call that has to succeed.
-    pub fn good(&self, user: &User, action: &str, input: &Value) -> Value {
+    pub(crate) fn good(&self, user: &User, action: &str, input: &Value) -> Value {
         let (status, answer) = self.call(user, action, input);
         assert_eq!(status, 200, "{action} {input}: {answer}");
         answer

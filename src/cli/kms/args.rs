@@ -68,7 +68,7 @@ pub(super) enum Fixed {
         new_passphrase_file: Option<PathBuf>,
     },
     /// Serve the store to AWS SDKs and the AWS CLI.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Write the whole KMS into one file under a passphrase: keys, aliases, grants, principals.
     Backup {
         /// The new file.
@@ -98,11 +98,11 @@ pub(super) enum Fixed {
     /// Measure GenerateDataKey on the server at --endpoint-url.
     Measure(MeasureArgs),
     /// Say whether a request would be allowed, and by which statement or grant.
-    SimulatePolicy(SimulateArgs),
+    SimulatePolicy(Box<SimulateArgs>),
     /// Show requests and keys by month, and what AWS would ask for them.
     Usage(UsageArgs),
     /// Verify the audit log, or find events in it.
-    Audit(AuditArgs),
+    Audit(Box<AuditArgs>),
     /// Work on the principals that may sign requests.
     Principal(PrincipalArgs),
 }

@@ -30,7 +30,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     seed: Option<PathBuf>,
     /// Request quotas: aws, off, xFACTOR, or CLASS=RATE,... (requests a second) [default: aws; off with --test-reset].
-    #[arg(long, value_name = "SETTING", value_parser = Quotas::parse)]
+    #[arg(long = "quota", value_name = "SETTING", value_parser = Quotas::parse)]
     quotas: Option<Quotas>,
     /// Serve a page at /console to browsers on this machine: keys, policies, grants, audit, usage; read-only without login.
     #[arg(long)]

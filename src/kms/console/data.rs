@@ -68,8 +68,8 @@ pub(super) fn keys(engine: &Engine, words: &BTreeMap<String, String>) -> Result<
         Ok(all)
     })?;
     let rest: Vec<_> = all.iter().filter(|(slot, _)| after.is_empty() || *slot > after).collect();
-    let shown = rest.iter().take(PAGE);
-    let rows = shown.clone().map(|(_, record)| row(engine, record)).collect::<Result<Vec<_>, _>>()?;
+    let shown = rest.get(..PAGE).unwrap_or(&rest);
+    let rows = shown.iter().map(|(_, record)| row(engine, record)).collect::<Result<Vec<_>, _>>()?;
     let next = (rest.len() > PAGE).then(|| shown.last().map(|(slot, _)| slot.clone())).flatten();
     Ok(json!({ "keys": rows, "total": all.len(), "next": next }))
 }

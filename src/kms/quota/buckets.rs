@@ -21,12 +21,12 @@ pub struct Throttled;
 
 /// Requests a second for each class; a class without a number is not bounded.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Quotas([Option<f64>; Class::COUNT]);
+pub struct Quotas(Box<[Option<f64>; Class::COUNT]>);
 
 impl Default for Quotas {
     /// AWS's.
     fn default() -> Self {
-        let mut all = [None; Class::COUNT];
+        let mut all = Box::new([None; Class::COUNT]);
         for class in Class::all() {
             all[class.index()] = Some(class.default_rate());
         }
@@ -37,7 +37,7 @@ impl Default for Quotas {
 impl Quotas {
     /// None at all.
     pub fn off() -> Self {
-        Self([None; Class::COUNT])
+        Self(Box::new([None; Class::COUNT]))
     }
 
     /// Changes them as a setting says: `off`, `aws`, a factor as `x10`, or classes as `symmetric=10000,create-key=off`.

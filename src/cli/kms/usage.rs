@@ -57,8 +57,8 @@ pub(super) fn run(args: &UsageArgs, backend: &mut Backend) -> Result<(), Box<dyn
         text += &format!(
             "{:<8} {:>12} {:>10} {:>11.2} {:>12.2} {:>12.2}\n",
             m["Month"].as_str().unwrap_or_default(),
-            m["Requests"],
-            m["Failed"],
+            m["Requests"].to_string(),
+            m["Failed"].to_string(),
             number(m, "KeyMonths"),
             number(m, "KmsCost"),
             number(m, "HsmCost"),

@@ -54,7 +54,8 @@ fn options() -> OpenOptions {
 /// The marks of this run and of those it goes on from.
 pub(super) struct State {
     path: PathBuf,
-    earlier: HashSet<[u8; 16]>,
+    done: Mutex<HashSet<[u8; 16]>>,
+    earlier: usize,
     out: Mutex<(File, Vec<u8>)>,
     run: [u8; 16],
 }
@@ -66,12 +67,18 @@ impl State {
         let io = |source| UpkeepError::Io { path: path.clone(), source };
         if let Some((run, earlier)) = read(&path, target) {
             let file = options().append(true).open(&path).map_err(io)?;
-            return Ok(Self { path, earlier, out: Mutex::new((file, Vec::new())), run });
+            return Ok(Self {
+                path,
+                earlier: earlier.len(),
+                done: Mutex::new(earlier),
+                out: Mutex::new((file, Vec::new())),
+                run,
+            });
         }
         let _ = std::fs::remove_file(&path);
         let mut file = options().append(true).create_new(true).open(&path).map_err(io)?;
         file.write_all(first_line(target, &run).as_bytes()).map_err(io)?;
-        Ok(Self { path, earlier: HashSet::new(), out: Mutex::new((file, Vec::new())), run })
+        Ok(Self { path, earlier: 0, done: Mutex::default(), out: Mutex::new((file, Vec::new())), run })
     }
 
     /// The run's id: that of the earlier one, where it goes on.
@@ -79,18 +86,25 @@ impl State {
         self.run
     }
 
-    /// Whether an earlier part of this run wrote a header with this mark.
+    /// Whether this run, or what it goes on from, wrote a header with this mark.
     pub(super) fn is_done(&self, mark: &[u8; 16]) -> bool {
-        self.earlier.contains(mark)
+        self.done.lock().contains(mark)
     }
 
     /// How many headers earlier parts wrote.
     pub(super) fn earlier(&self) -> usize {
-        self.earlier.len()
+        self.earlier
     }
 
     /// Notes a header. A note that cannot be written costs doing it again.
     pub(super) fn note(&self, mark: &[u8; 16]) {
+        {
+            let mut done = self.done.lock();
+            if done.len() >= MOST_MARKS {
+                return;
+            }
+            done.insert(*mark);
+        }
         let mut out = self.out.lock();
         let (file, waiting) = &mut *out;
         waiting.extend_from_slice(mark);

@@ -168,6 +168,24 @@ fn an_envelope_costs_few_calls() {
     assert!(info.contains("mode           envelope"), "{info}");
 }
 
+/// Ciphertexts of a KMS do not tell their version: a rewrap exchanges each inside the KMS, once.
+#[test]
+fn a_rewrap_exchanges_each_ciphertext_once() {
+    if !can_mount() {
+        return;
+    }
+    let server = Server::start();
+    let vault = remote_vault(&server, &[]);
+    let mount = mount_remote(&vault, "key_cache=0");
+    sh(&vault.mnt, "for n in $(seq 20); do echo $n > $n; done");
+    let done = run(envelopefs(["rewrap", "--json", text(&vault.dir)]).envs(CREDENTIALS));
+    assert_eq!(json(&done)["changed"].as_u64(), Some(20), "{done}");
+    let exchanged = server.calls().iter().filter(|call| *call == "ReEncrypt").count();
+    assert_eq!(exchanged, 20);
+    assert_eq!(sh(&vault.mnt, "cat * | wc -l").trim(), "20");
+    mount.unmount();
+}
+
 /// `kms` commands on the vault's own store.
 fn kms(vault: &Vault, args: &[&str]) -> String {
     run(Command::new(env!("CARGO_BIN_EXE_envelopefs"))

@@ -12,7 +12,7 @@ export ENVELOPEFS_KMS_DIR=$work/kms AWS_ACCESS_KEY_ID=BENCHKEY AWS_SECRET_ACCESS
 "$efs" kms init --key-file > /dev/null
 printf '[[principal]]\nname = "bench"\naccess-key = "BENCHKEY"\nsecret = "BENCHSECRET"\n' > "$work/seed.toml"
 quotas=()
-"$efs" kms serve --help | grep -q -- '--quota' && quotas=(--quota off)
+"$efs" kms serve --help | grep -q -- --quotas && quotas=(--quotas off)
 "$efs" kms serve --listen 127.0.0.1:0 --seed "$work/seed.toml" "${quotas[@]}" > "$work/out" 2> "$work/err" & pids+=($!)
 for _ in $(seq 100); do grep -q listening "$work/out" && break; sleep 0.1; done
 url=$(sed -n 's/^listening on //p' "$work/out")

@@ -132,15 +132,15 @@ if [ -e /dev/fuse ]; then
     step "a vault on the key: mounted, rotated, disabled"
     mkdir "$work/plain"
     "$efs" init --key-uri "kms:embedded/$key" "$work/vault" > /dev/null
-    "$efs" mount "$work/vault" "$work/plain"
+    "$efs" mount --log-file "$work/log" "$work/vault" "$work/plain"
     echo one > "$work/plain/one"
     "$efs" kms rotate-key "$key" > /dev/null
     echo two > "$work/plain/two"; [ "$(cat "$work/plain/one")" = one ]
     "$efs" umount "$work/plain"
     "$efs" kms disable-key --key-id "$key"
-    refused disabled "$efs" mount "$work/vault" "$work/plain"
+    refused 'disabled\|not enabled' "$efs" mount --log-file "$work/log" "$work/vault" "$work/plain"
     "$efs" kms enable-key --key-id "$key"
-    "$efs" mount "$work/vault" "$work/plain"; [ "$(cat "$work/plain/two")" = two ]
+    "$efs" mount --log-file "$work/log" "$work/vault" "$work/plain"; [ "$(cat "$work/plain/two")" = two ]
     "$efs" umount "$work/plain"; ok
 fi
 echo "kms-demo: all done"

@@ -26,7 +26,7 @@ S
 export ENVELOPEFS_KMS_DIR=$work/kms
 "$efs" kms init --key-file > /dev/null
 quotas=()
-"$efs" kms serve --help | grep -q -- '--quota' && quotas=(--quota off)
+"$efs" kms serve --help | grep -q -- --quotas && quotas=(--quotas off)
 "$efs" kms serve --listen 127.0.0.1:0 --seed "$work/seed.toml" --test-reset "${quotas[@]}" \
     > "$work/out" 2> "$work/err" & server=$!
 for _ in $(seq 100); do grep -q listening "$work/out" && break; sleep 0.1; done

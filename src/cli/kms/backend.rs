@@ -53,7 +53,7 @@ impl Backend {
             Self::Control(socket, scope) => {
                 let scope = format!("{}/{}", scope.account, scope.region);
                 let headers = [("X-Envelopefs-Scope", scope)];
-                exchange(socket, "localhost", &format!("TrentService.{action}"), &headers, &input)
+                exchange(socket, "localhost", &format!("TrentService.{action}"), &headers, &input, &mut false)
             }
             Self::Url(remote) => remote.call(action, &input),
         }
@@ -64,7 +64,7 @@ impl Backend {
         match self {
             Self::Store(engine, _) => Ok(engine.manage(action, input)?),
             Self::Control(socket, _) => {
-                exchange(socket, "localhost", &format!("EnvelopeFS.{action}"), &[], input)
+                exchange(socket, "localhost", &format!("EnvelopeFS.{action}"), &[], input, &mut false)
             }
             Self::Url(_) => {
                 Err("only the owner of a store manages its principals: run this beside the store".into())
@@ -80,6 +80,8 @@ impl<S: Read + Write> Stream for S {}
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     host: String,
+    /// The server said that it ends the connection.
+    is_over: bool,
 }
 
 impl Connection {
@@ -90,11 +92,14 @@ impl Connection {
         action: &str,
         input: &Value,
     ) -> Result<Value, Box<dyn Error>> {
+        if self.is_over {
+            *self = remote.open()?;
+        }
         let target = format!("TrentService.{action}");
         let body = input.to_string();
         let credentials = (remote.access_key.as_str(), remote.secret.as_str());
         let headers = sign_post(credentials, (&remote.region, "kms"), &self.host, &target, body.as_bytes());
-        exchange(&mut self.stream, &self.host, &target, &headers, input)
+        exchange(&mut self.stream, &self.host, &target, &headers, input, &mut self.is_over)
     }
 }
 
@@ -118,7 +123,7 @@ impl Remote {
         } else {
             return Err(format!("{}: not a URL of http://, https:// or unix:", self.url).into());
         };
-        Ok(Connection { stream, host })
+        Ok(Connection { stream, host, is_over: false })
     }
 
     fn tls(&self, host: &str) -> Result<impl Read + Write + use<>, Box<dyn Error>> {
@@ -151,13 +156,14 @@ fn connect(host: &str, port: u16) -> Result<TcpStream, Box<dyn Error>> {
     Ok(stream)
 }
 
-/// One request and its answer, HTTP/1.1, the connection kept.
+/// One request and its answer, HTTP/1.1. `over` tells whether the connection is kept.
 fn exchange(
     stream: &mut (impl Read + Write + ?Sized),
     host: &str,
     target: &str,
     headers: &[(&str, String)],
     input: &Value,
+    over: &mut bool,
 ) -> Result<Value, Box<dyn Error>> {
     let body = input.to_string();
     let mut request = format!(
@@ -174,7 +180,8 @@ fn exchange(
     let request = Zeroizing::new(request);
     stream.write_all(request.as_bytes())?;
     stream.flush()?;
-    let (status, body) = answer(stream)?;
+    let (status, body, ends) = answer(stream)?;
+    *over = ends;
     let value: Value = match body.is_empty() {
         true => Value::Null,
         false => serde_json::from_slice(&body).map_err(|_| "the server's answer is no JSON")?,
@@ -202,8 +209,8 @@ fn refusal(kind: &str, text: &str) -> KmsError {
     }
 }
 
-/// Status and body.
-type Answer = (u16, Zeroizing<Vec<u8>>);
+/// Status, body, and whether the server ends the connection.
+type Answer = (u16, Zeroizing<Vec<u8>>, bool);
 
 fn answer(stream: &mut (impl Read + ?Sized)) -> Result<Answer, Box<dyn Error>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
@@ -235,5 +242,6 @@ fn answer(stream: &mut (impl Read + ?Sized)) -> Result<Answer, Box<dyn Error>> {
     let have = body.len();
     body.resize(have + missing, 0);
     stream.read_exact(body.get_mut(have..).unwrap_or_default())?;
-    Ok((status, body))
+    let ends = head.lines().any(|line| line.eq_ignore_ascii_case("connection: close"));
+    Ok((status, body, ends))
 }

@@ -45,12 +45,15 @@ impl Drop for Running {
 }
 
 fn start() -> Running {
-    let tmp = tempfile::tempdir().unwrap();
+    start_with(tempfile::tempdir().unwrap(), None)
+}
+
+fn start_with(tmp: tempfile::TempDir, tls: Option<(PathBuf, PathBuf)>) -> Running {
     let dir = tmp.path().join("kms");
     let engine = Engine::create(&dir, &Protection::KeyFile).unwrap().hold().unwrap();
     let settings = Settings {
         listen: "127.0.0.1:0".into(),
-        tls: None,
+        tls,
         allow_plain: false,
         test_reset: true,
         seed: Some(SEED.into()),
@@ -296,4 +299,33 @@ fn addresses_are_checked() {
     assert!(bind("nonsense").contains("HOST:PORT or unix:PATH"));
     std::fs::write(tmp.path().join("file"), "x").unwrap();
     assert!(bind(&format!("unix:{}", tmp.path().join("file").display())).contains("in use"));
+}
+
+/// Over TLS the same requests are answered; plain HTTP on that port is not, and ends nothing.
+#[test]
+fn tls_is_spoken() {
+    use rustls::pki_types::ServerName;
+    let tmp = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let (cert, key) = (tmp.path().join("cert.pem"), tmp.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let server = start_with(tmp, Some((cert, key)));
+    let _ = server.connect().write_all(b"GET /healthz HTTP/1.1\r\n\r\n");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let session =
+        rustls::ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut stream = rustls::StreamOwned::new(session, server.connect());
+    let target = "TrentService.ListKeys";
+    let [date, authorization] =
+        sign_at(Timestamp::now(), ("TESTKEY", "TESTSECRET"), ("us-east-1", "kms"), "kms", target, b"{}");
+    let headers = [date, authorization, ("X-Amz-Target", target.to_owned())];
+    assert_eq!(send(&mut stream, &post(&headers, "{}")).0, 200);
 }

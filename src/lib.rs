@@ -3,6 +3,7 @@
 //! The layers, lowest first, and what each may import, stand in `docs/ARCHITECTURE.md`;
 //! `tests/architecture.rs` keeps their direction.
 
+pub mod backup;
 pub mod bench;
 pub mod check;
 pub mod cli;

@@ -19,13 +19,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upkeep", &["format", "crypto", "vault", "keys", "content"]),
     ("fs", &["format", "crypto", "vault", "keys", "content"]),
     ("fuse", &["fs"]),
+    ("backup", &["format", "vault"]),
     ("check", &["format", "crypto", "vault", "pipeline", "kms", "keys", "content", "fs", "fuse"]),
     ("bench", &["format", "crypto", "vault", "pipeline", "kms", "keys", "content", "fs", "fuse", "check"]),
     (
         "cli",
         &[
             "format", "crypto", "vault", "pipeline", "hsm", "kms", "keys", "content", "upkeep", "fs", "fuse",
-            "check", "bench",
+            "check", "bench", "backup",
         ],
     ),
     ("main", &["cli"]),

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::backup::BackupArgs;
 use super::bench::BenchArgs;
+use super::headers::HeadersArgs;
 use super::hsm::HsmArgs;
 use super::kms::KmsArgs;
 use super::secrets::KeyArgs;
@@ -46,6 +48,10 @@ pub(super) enum Command {
     Rewrap(RewrapArgs),
     /// Gives files new data keys: contents are sealed anew.
     Rekey(RekeyArgs),
+    /// Stores a vault's ciphertext in S3, and brings it back.
+    Backup(Box<BackupArgs>),
+    /// Keeps all headers of a vault in one file, and puts them back where a copy lost them.
+    Headers(HeadersArgs),
     /// Works on the keys of the embedded KMS.
     Kms(KmsArgs),
     /// Runs and manages a software HSM.

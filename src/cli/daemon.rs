@@ -14,7 +14,7 @@ use super::exit::Exit;
 use super::guardian::Guardian;
 use super::mount_options::MountOptions;
 use super::sandbox::{self, Needs};
-use super::{harden, logging, mount, network, signals};
+use super::{control, harden, logging, mount, network, signals};
 use crate::crypto::kernel;
 use crate::fs::{self, Fs, FsError};
 use crate::fuse::{self, MountConfig, Mounted, Transport};
@@ -72,7 +72,9 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
     .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
     let told = guardian.mounted(mounted.device());
     told.map_err(CliError::io(Path::new("the guardian")))?;
+    let control = control::bind(&plan.vault);
     enter_sandbox(plan, fs.keyring(), mounted.transport())?;
+    control::serve(control, &fs);
     let wishes = signals::listen(blocked).map_err(CliError::io(Path::new("signals")))?;
     report_ready(life, &nowhere).map_err(CliError::io(Path::new("stdout")))?;
     info!("mounted: filesystem {}, transport {}", mounted.device(), mounted.transport());
@@ -80,6 +82,7 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
     if let Err(e) = &served {
         error!("serving ended early: {e}");
     }
+    control::unbind(&plan.vault);
     fs.close();
     info!("unmounted");
     drop(guardian);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::exit::Exit;
 use super::mount_point::MountPointFault;
+use crate::backup::{BackupError, StoreFault};
 use crate::bench::BenchError;
 use crate::content::ContentError;
 use crate::format::config::ConfigError;
@@ -13,6 +14,9 @@ use crate::fs::FsError;
 use crate::fuse::{MountError, NoRings};
 use crate::keys::{self, KeyError, OpenError};
 use crate::upkeep::UpkeepError;
+
+/// What `backup run` and `backup restore` end with when something is missing.
+const INCOMPLETE: u8 = 3;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -29,6 +33,10 @@ pub(super) enum CliError {
     Kms(Box<dyn std::error::Error>),
     /// An `hsm` command.
     Hsm(Box<dyn std::error::Error>),
+    /// A backup, or its way back.
+    Backup(BackupError),
+    /// A backup that is stored, or was restored, but lacks something, which was listed.
+    Incomplete(String),
     /// A measurement.
     Bench(BenchError),
     /// A mount point that cannot be used.
@@ -86,6 +94,7 @@ impl CliError {
     pub(super) fn code(&self) -> u8 {
         match self {
             Self::Daemon(code) => *code,
+            Self::Incomplete(_) => INCOMPLETE,
             other => other.exit().code(),
         }
     }
@@ -108,6 +117,7 @@ impl CliError {
             Self::Upkeep(UpkeepError::Key(e)) => key_exit(e),
             Self::Upkeep(UpkeepError::Busy) => Exit::InUse,
             Self::Usage(_) => Exit::Usage,
+            Self::Backup(_) | Self::Incomplete(_) => Exit::Failure,
             Self::Daemon(_)
             | Self::Bench(_)
             | Self::Top(..)
@@ -178,6 +188,7 @@ impl CliError {
             Self::NotALowerFile(_) => {
                 "Give a file of the vault itself (ciphertext), not one seen through the mount.".into()
             }
+            Self::Backup(e) => return backup_advice(e),
             Self::Busy(path) => format!(
                 "See who uses it: fuser -vm {}\nOr let go of it as soon as it is idle: envelopefs umount --lazy {0}",
                 path.display()
@@ -206,6 +217,43 @@ fn recipient_exit(e: &keys::RecipientError) -> Exit {
         E::OneWay(..) => Exit::KeyDenied,
         E::Exists(_) | E::Last(_) | E::Full(_) | E::Envelope(_) => Exit::Failure,
     }
+}
+
+fn backup_advice(e: &BackupError) -> Option<String> {
+    let text = match e {
+        BackupError::NotAVault(_) => "Give the directory with the ciphertext, not its mount point.".into(),
+        BackupError::Exists(place) => format!("Store into it with: envelopefs backup run VAULT {place}"),
+        BackupError::NoRepository(place) => format!("Make one with: envelopefs backup init VAULT {place}"),
+        BackupError::WrongKey(_) => {
+            "Give its key file with --key-file FILE; with the vault's master key, --vault-key opens it too.".into()
+        }
+        BackupError::NoXattrs(_) => {
+            "Nothing was written. Give a directory on ext4, XFS, Btrfs, ZFS or tmpfs (Linux 6.6 or later).".into()
+        }
+        BackupError::NoSpace { .. } => "Nothing was written. Free space, or give another directory.".into(),
+        BackupError::NoSnapshot(place, _) => format!("List them with: envelopefs backup list {place}"),
+        BackupError::NoPath(..) => "Paths are those of the ciphertext, from the vault's top.".into(),
+        BackupError::Mounted(_) => "Unmount it first, or restore to another directory.".into(),
+        BackupError::Store { fault: StoreFault::Denied, .. } => {
+            "Credentials come from the environment (AWS_ACCESS_KEY_ID, ...), --profile, web identity or the instance.\n\
+             `backup run` needs s3:GetObject, s3:PutObject and s3:ListBucket."
+                .into()
+        }
+        BackupError::Store { fault: StoreFault::NotFound, .. } => {
+            "Is the bucket there, and the endpoint (--endpoint URL) right?".into()
+        }
+        BackupError::Store { fault: StoreFault::Clock, .. } => "Set this machine's clock.".into(),
+        BackupError::Store { fault: StoreFault::Unreachable, .. } => {
+            "Run it again when the store answers: what was stored so far is kept.".into()
+        }
+        BackupError::KeyFile { .. }
+        | BackupError::Location(..)
+        | BackupError::Repository { .. }
+        | BackupError::Format { .. }
+        | BackupError::Io { .. }
+        | BackupError::Store { .. } => return None,
+    };
+    Some(text)
 }
 
 fn vault_exit(e: &OpenError) -> Exit {
@@ -264,6 +312,8 @@ impl fmt::Display for CliError {
             Self::Top(dir, e) => write!(f, "{}: {e}", dir.display()),
             Self::Key(e) => e.fmt(f),
             Self::Kms(e) | Self::Hsm(e) => e.fmt(f),
+            Self::Backup(e) => e.fmt(f),
+            Self::Incomplete(what) => f.write_str(what),
             Self::Bench(e) => e.fmt(f),
             Self::MountPoint(path, fault) => write!(f, "{}: {fault}", path.display()),
             Self::Mount(path, e) => write!(f, "{}: {e}", path.display()),
@@ -314,5 +364,11 @@ impl From<UpkeepError> for CliError {
 impl From<KeyError> for CliError {
     fn from(e: KeyError) -> Self {
         Self::Key(e)
+    }
+}
+
+impl From<BackupError> for CliError {
+    fn from(e: BackupError) -> Self {
+        Self::Backup(e)
     }
 }

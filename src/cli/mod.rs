@@ -5,14 +5,17 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod backup;
 mod bench;
 mod check;
+mod control;
 mod daemon;
 mod docs;
 mod error;
 mod exit;
 mod guardian;
 mod harden;
+mod headers;
 mod hsm;
 mod info;
 mod init;
@@ -83,6 +86,8 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
         Command::Keys(args) => upkeep::keys(&args),
         Command::Rewrap(args) => upkeep::rewrap(&args),
         Command::Rekey(args) => upkeep::rekey(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Headers(args) => headers::run(&args),
         Command::Kms(args) => {
             kms::run(&args, &|| args_passphrase(&args)).map_err(CliError::Kms).map(|()| Exit::Ok)
         }

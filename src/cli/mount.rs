@@ -31,6 +31,9 @@ pub(super) fn run(args: &MountArgs, argv: &[OsString]) -> Result<Exit, CliError>
     // Before anything is asked; the first key follows below, here or in the daemon.
     kernel::choose(options.kernel).map_err(|e| CliError::Usage(e.to_string()))?;
     let plan = Plan { vault, mount_point, options };
+    if !args.daemon_child {
+        super::headers::warn_of_lost(&plan.vault);
+    }
     if args.daemon_child {
         let unlock = unlock_from_parent(plan.options.key.kms_dir.clone())?;
         return daemon::run(&plan, &unlock, daemon::Life::Background);

@@ -62,6 +62,9 @@ const NETWORK: &[i64] = &[
 /// Families of the sockets for it; the last tells the resolver which addresses this machine has.
 const FAMILIES: [libc::c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
+/// Whoever asks the daemon to bring files to their places (`cli/control`).
+const CONTROL: &[i64] = &[libc::SYS_accept4, libc::SYS_recvfrom];
+
 /// Older spellings of the calls above, which libraries still use on x86-64.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
@@ -99,7 +102,7 @@ fn no_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
 
 fn allowed(rings: bool, network: bool) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules = BTreeMap::new();
-    for call in [FILES, NAMES, PROCESS, SYSLOG, ARCH].concat() {
+    for call in [FILES, NAMES, PROCESS, SYSLOG, CONTROL, ARCH].concat() {
         rules.insert(call, vec![]);
     }
     if rings {

@@ -31,6 +31,9 @@ pub const RECOVERY_KEY: &[u8] = b"envelopefs/v1/recovery";
 /// Marks headers that an interrupted rewrap has done.
 pub const REWRAP_KEY: &[u8] = b"envelopefs/v1/rewrap";
 
+/// Opens a vault's backup repositories where their key file is lost.
+pub const BACKUP_KEY: &[u8] = b"envelopefs/v1/backup";
+
 /// HKDF-SHA256 (RFC 5869) to 32 bytes.
 pub fn hkdf(key: &[u8; 32], salt: &[u8], label: &[u8]) -> Secret<32> {
     let [out] = hkdf_each(key, salt, [label]);
@@ -45,6 +48,11 @@ pub fn hkdf_each<const N: usize>(key: &[u8; 32], salt: &[u8], labels: [&[u8]; N]
         mixed.expand(label, out.expose_mut()).expect("HKDF-SHA256 gives up to 8160 bytes");
         out
     })
+}
+
+/// The key that opens every backup repository of a vault.
+pub fn backup_key(vault_key: &VaultKey) -> Secret<32> {
+    hkdf(vault_key.0.expose(), &[], BACKUP_KEY)
 }
 
 fn hmac(vault_key: &VaultKey, label: &[u8], body: &[u8]) -> Hmac<Sha256> {
@@ -112,6 +120,7 @@ mod tests {
             ENVELOPE_KEY,
             RECOVERY_KEY,
             REWRAP_KEY,
+            BACKUP_KEY,
         ];
         let mut keys: Vec<_> = labels
             .iter()
@@ -119,7 +128,7 @@ mod tests {
             .collect();
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 36);
+        assert_eq!(keys.len(), 39);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod header;
+pub mod headers;
 pub mod ids;
 pub mod inline;
 pub mod journal;

@@ -41,6 +41,7 @@ use rustix::io::Errno;
 use crate::content::Journal;
 use crate::crypto::names::EncodedName;
 use crate::crypto::{LinkKey, random};
+use crate::format::ids::FileId;
 use crate::format::names::{NAME_MAX, TMP_PREFIX};
 use crate::keys::Keyring;
 use crate::vault::{VaultLock, limits, sidecar, stat};
@@ -110,6 +111,19 @@ impl Fs {
     /// The vault's keys.
     pub fn keyring(&self) -> &Keyring {
         &self.keyring
+    }
+
+    /// Brings everything that was changed so far to its place in the lower files, for whoever copies them.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.journal
+            .as_ref()
+            .map_or(Ok(()), |journal| journal.checkpoint())
+            .map_err(|e| e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error).into())
+    }
+
+    /// Whether something of a file is not in its place in the lower file.
+    pub fn is_pending(&self, file: FileId) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.holds(file))
     }
 
     /// Figures of the lower filesystem.

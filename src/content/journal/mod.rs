@@ -24,6 +24,7 @@ pub use replay::{Finder, Found, Replay, Replayed};
 use super::Result;
 use super::file::File;
 use crate::crypto::JournalRoot;
+use crate::format::ids::FileId;
 use crate::format::journal::{Draft, HEADER, Time};
 use crate::vault::JournalStore;
 
@@ -350,6 +351,13 @@ impl Journal {
         }
         self.synced.notify_all();
         done
+    }
+
+    /// Whether something of a file may be in the journal only.
+    pub fn holds(&self, id: FileId) -> bool {
+        let state = self.state.lock();
+        let logs = [Some(&state.active), state.old.as_ref()];
+        logs.into_iter().flatten().flat_map(|log| log.files.values()).any(|file| file.id() == id)
     }
 
     /// Brings every change that stands in the journal now to its place.

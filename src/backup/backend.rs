@@ -1,0 +1,262 @@
+//! A repository's objects for the library that knows their meaning: restic's layout over [`Objects`].
+//!
+//! Packs are sent in the background, a bounded number at once; before anything that speaks of packs (an index, a
+//! snapshot) is written, all of them have arrived. Reading, whole packs are kept where a command goes through much of
+//! the repository, so that a pack is fetched once and not once a file.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use rustic_core::{BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend};
+
+use super::error::BackupError;
+use super::s3::{Background, Objects, Put};
+
+/// Whole packs are kept up to this size together: four of the usual size.
+const KEPT: usize = 128 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Backend {
+    objects: Arc<Objects>,
+    parallel: usize,
+    flying: Mutex<VecDeque<Flying>>,
+    whole: AtomicBool,
+    packs: Mutex<Packs>,
+    arrived: Condvar,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Flying {
+    name: String,
+    len: u64,
+    put: Background,
+}
+
+/// Packs that were read.
+#[derive(Debug, Default)]
+struct Packs {
+    /// The newest last. `None`: being fetched.
+    kept: VecDeque<(Id, Option<Bytes>)>,
+}
+
+/// Snapshots that are not written to the store yet: those of a run that is not at its end.
+#[derive(Debug, Default)]
+struct Held {
+    on: bool,
+    snapshots: Vec<(Id, Bytes)>,
+    /// The snapshot that was written last.
+    last: Option<Id>,
+}
+
+/// The name of an object. restic's layout.
+fn name_of(tpe: FileType, id: &Id) -> String {
+    let hex = id.to_hex();
+    match tpe {
+        FileType::Config => "config".into(),
+        FileType::Pack => format!("data/{}/{}", &hex[..2], &hex[..]),
+        other => format!("{}/{}", other.dirname(), &hex[..]),
+    }
+}
+
+fn failed(e: BackupError) -> Box<RusticError> {
+    RusticError::with_source(ErrorKind::Backend, e.to_string(), e)
+}
+
+fn u32_of(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+impl Backend {
+    pub(super) fn new(objects: Arc<Objects>, parallel: usize) -> Self {
+        Self {
+            objects,
+            parallel: parallel.clamp(1, 64),
+            flying: Mutex::default(),
+            whole: AtomicBool::new(false),
+            packs: Mutex::default(),
+            arrived: Condvar::new(),
+            held: Mutex::default(),
+        }
+    }
+
+    /// From now on packs are read whole.
+    pub(super) fn read_whole_packs(&self) {
+        self.whole.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on (`true`) snapshots are kept in memory, as the parents of others; none of them is ever written.
+    pub(super) fn hold_snapshots(&self, on: bool) {
+        let mut held = self.held.lock();
+        held.on = on;
+        if !on {
+            held.snapshots.clear();
+        }
+    }
+
+    /// The snapshot that was written last, or held.
+    pub(super) fn last_snapshot(&self) -> Option<Id> {
+        self.held.lock().last
+    }
+
+    /// Waits until no more than `left` packs are on their way.
+    fn land(&self, left: usize) -> RusticResult<()> {
+        loop {
+            let next = {
+                let mut flying = self.flying.lock();
+                if flying.len() <= left && flying.front().is_none_or(|f| !f.put.is_done()) {
+                    return Ok(());
+                }
+                flying.pop_front()
+            };
+            let Some(Flying { name, len, put }) = next else { return Ok(()) };
+            let put = self.objects.finish(put).map_err(failed)?;
+            self.settle(&name, len, put)?;
+        }
+    }
+
+    /// An object that was there already is the same one where its name is its content's hash, if all of it is there.
+    fn settle(&self, name: &str, len: u64, put: Put) -> RusticResult<()> {
+        if put == Put::Made {
+            return Ok(());
+        }
+        match self.objects.len_of(name).map_err(failed)? {
+            Some(there) if there == len => Ok(()),
+            there => Err(RusticError::new(
+                ErrorKind::Backend,
+                format!("{name}: {} bytes are in its place, {len} belong there", there.unwrap_or(0)),
+            )),
+        }
+    }
+
+    fn whole_pack(&self, id: &Id) -> RusticResult<Bytes> {
+        let mut packs = self.packs.lock();
+        loop {
+            match packs.kept.iter().position(|(kept, _)| kept == id) {
+                Some(at) => match packs.kept.get(at).and_then(|(_, pack)| pack.clone()) {
+                    Some(pack) => return Ok(pack),
+                    // Another thread fetches it; a bounded wait, since that one may fail.
+                    None => {
+                        self.arrived.wait(&mut packs);
+                    }
+                },
+                None => {
+                    packs.kept.push_back((*id, None));
+                    break;
+                }
+            }
+        }
+        drop(packs);
+        let fetched = self.objects.get(&name_of(FileType::Pack, id), None);
+        let mut packs = self.packs.lock();
+        packs.kept.retain(|(kept, _)| kept != id);
+        if let Ok(pack) = &fetched {
+            packs.kept.push_back((*id, Some(pack.clone())));
+            let size = |packs: &Packs| packs.kept.iter().flat_map(|(_, p)| p).map(Bytes::len).sum::<usize>();
+            while size(&packs) > KEPT && packs.kept.len() > 1 {
+                let Some(oldest) = packs.kept.iter().position(|(kept, p)| p.is_some() && kept != id) else {
+                    break;
+                };
+                packs.kept.remove(oldest);
+            }
+        }
+        self.arrived.notify_all();
+        fetched.map_err(failed)
+    }
+}
+
+impl ReadBackend for Backend {
+    fn location(&self) -> String {
+        self.objects.location().to_owned()
+    }
+
+    fn list_with_size(&self, tpe: FileType) -> RusticResult<Vec<(Id, u32)>> {
+        if tpe == FileType::Config {
+            let len = self.objects.len_of("config").map_err(failed)?;
+            return Ok(len.map(|len| (Id::default(), u32_of(len))).into_iter().collect());
+        }
+        let found = self.objects.list(tpe.dirname()).map_err(failed)?;
+        // What is not named like an object of the repository is none.
+        let named = found.into_iter().filter_map(|(name, len)| Some((name.parse().ok()?, u32_of(len))));
+        let mut listed: Vec<(Id, u32)> = named.collect();
+        if tpe == FileType::Snapshot {
+            let held = self.held.lock();
+            listed.extend(held.snapshots.iter().map(|(id, bytes)| (*id, u32_of(bytes.len() as u64))));
+        }
+        Ok(listed)
+    }
+
+    fn read_full(&self, tpe: FileType, id: &Id) -> RusticResult<Bytes> {
+        if tpe == FileType::Snapshot
+            && let Some((_, bytes)) = self.held.lock().snapshots.iter().find(|(held, _)| held == id)
+        {
+            return Ok(bytes.clone());
+        }
+        self.objects.get(&name_of(tpe, id), None).map_err(failed)
+    }
+
+    fn read_partial(
+        &self,
+        tpe: FileType,
+        id: &Id,
+        cacheable: bool,
+        offset: u32,
+        length: u32,
+    ) -> RusticResult<Bytes> {
+        // Packs of metadata are kept on disk by the library.
+        if tpe == FileType::Pack && !cacheable && self.whole.load(Ordering::Relaxed) {
+            let pack = self.whole_pack(id)?;
+            let (from, to) = (offset as usize, offset as usize + length as usize);
+            if to > pack.len() {
+                let name = name_of(tpe, id);
+                return Err(RusticError::new(
+                    ErrorKind::Backend,
+                    format!("{name}: it ends at {}, bytes up to {to} were expected", pack.len()),
+                ));
+            }
+            return Ok(pack.slice(from..to));
+        }
+        let range = Some((offset.into(), length.into()));
+        self.objects.get(&name_of(tpe, id), range).map_err(failed)
+    }
+
+    fn warmup_path(&self, tpe: FileType, id: &Id) -> String {
+        name_of(tpe, id)
+    }
+}
+
+impl WriteBackend for Backend {
+    fn write_bytes(&self, tpe: FileType, id: &Id, _cacheable: bool, content: BytesList) -> RusticResult<()> {
+        let name = name_of(tpe, id);
+        let len = content.size() as u64;
+        let parts = content.into_vec();
+        if tpe == FileType::Pack {
+            self.land(self.parallel - 1)?;
+            let put = self.objects.put_in_background(name.clone(), parts);
+            self.flying.lock().push_back(Flying { name, len, put });
+            return Ok(());
+        }
+        self.land(0)?;
+        if tpe == FileType::Snapshot {
+            let mut held = self.held.lock();
+            held.last = Some(*id);
+            if held.on {
+                held.snapshots.push((*id, parts.concat().into()));
+                return Ok(());
+            }
+        }
+        let put = self.objects.put(&name, &parts).map_err(failed)?;
+        if put == Put::WasThere && tpe == FileType::Config {
+            return Err(RusticError::new(ErrorKind::Repository, "a repository was made there meanwhile"));
+        }
+        self.settle(&name, len, put)
+    }
+
+    fn remove(&self, tpe: FileType, id: &Id, _cacheable: bool) -> RusticResult<()> {
+        self.objects.remove(&name_of(tpe, id)).map_err(failed)
+    }
+}

@@ -1,0 +1,95 @@
+//! The daemon of a mount, asked by a backup of the same vault: what it holds of a file, and to bring that to its place.
+//!
+//! A mount keeps overwritten blocks in its journal for a while. A lower file alone is then what it was at the last
+//! checkpoint, or, while it grows out of its inline record, nothing that opens. So a backup asks for a checkpoint
+//! first, and of each file that it reads whether something of it has come into the journal since.
+//!
+//! Protocol, over the socket `.envelopefs/control` (mode 0600): lines, one answer to each.
+//! ```text
+//! checkpoint        ok | error TEXT      everything that was changed so far is in its place
+//! pending FILE-ID   yes | no             whether the journal holds anything of the file
+//! hold FILE-ID      ok | error TEXT      brings the file to its place and keeps writers out, for 10 seconds at most
+//! release           ok                   lets them in
+//! ```
+
+use std::fmt::Debug;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::format::ids::FileId;
+use crate::format::names::VAULT_DIR;
+
+/// The socket below the vault's own directory.
+pub const SOCKET: &str = "control";
+/// How long an answer may take: a checkpoint of much writes it all.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a backup asks a daemon.
+pub trait Daemon: Send + Sync + Debug {
+    /// Brings everything that was changed so far to its place.
+    fn checkpoint(&self) -> io::Result<()>;
+    /// Whether something of a file is not in its place.
+    fn is_pending(&self, file: FileId) -> io::Result<bool>;
+}
+
+/// A daemon behind its socket.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+    stream: Mutex<BufReader<UnixStream>>,
+}
+
+impl Control {
+    /// Connects to the daemon that has the vault mounted.
+    pub fn connect(vault: &Path) -> io::Result<Self> {
+        let path = vault.join(VAULT_DIR).join(SOCKET);
+        let stream = connect(&path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { path, stream: Mutex::new(BufReader::new(stream)) })
+    }
+
+    fn ask(&self, question: &str) -> io::Result<String> {
+        let mut stream = self.stream.lock();
+        stream.get_mut().write_all(format!("{question}\n").as_bytes())?;
+        let mut answer = String::new();
+        if stream.read_line(&mut answer)? == 0 {
+            return Err(io::Error::other(format!(
+                "{}: the daemon ended the connection",
+                self.path.display()
+            )));
+        }
+        let answer = answer.trim_end().to_owned();
+        match answer.strip_prefix("error ") {
+            Some(why) => Err(io::Error::other(format!("the daemon: {why}"))),
+            None => Ok(answer),
+        }
+    }
+}
+
+/// Connects through the directory's descriptor: a socket's path may have 107 bytes only.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = std::fs::File::open(dir)?;
+    UnixStream::connect(Path::new(&crate::vault::proc_path(&dir)).join(name))
+}
+
+impl Daemon for Control {
+    fn checkpoint(&self) -> io::Result<()> {
+        self.ask("checkpoint").map(drop)
+    }
+
+    fn is_pending(&self, file: FileId) -> io::Result<bool> {
+        match self.ask(&format!("pending {file}"))?.as_str() {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            other => Err(io::Error::other(format!("the daemon answered {other:?}"))),
+        }
+    }
+}

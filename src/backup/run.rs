@@ -1,0 +1,243 @@
+//! One run of a backup: passes over the vault until everything is stored that can be, then one snapshot.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustic_core::repofile::{SnapshotFile, StringList};
+use rustic_core::{BackupOptions, IndexedIdsStatus, ParentOptions, RepairIndexOptions, Repository};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::daemon::{Control, Daemon};
+use super::error::{BackupError, Result};
+use super::meter::Reading;
+use super::repo::{INCOMPLETE, Repo, Snapshot, host};
+use super::source::{Pass, ROOT, VaultSource};
+use super::walk::{Walk, open_top};
+use crate::vault::VaultLock;
+
+/// Passes over a vault: files that changed while they were read are read again in the next one.
+const PASSES: u32 = 4;
+/// Before each further pass, so that what is changing may come to rest.
+const PAUSE: Duration = Duration::from_millis(200);
+/// What may use the library's parents: snapshots of the same vault.
+const GROUP: &str = "label,paths";
+
+/// How to run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Read every file, whatever the last snapshot says.
+    pub all: bool,
+    /// Read a seventh of the files that did not change, another one each day.
+    pub paranoid: Option<u64>,
+    /// Id of the vault, as snapshots carry it.
+    pub vault_id: String,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// What was stored.
+    pub snapshot: Snapshot,
+    /// Files that are new since the snapshot before, that changed, and that did not.
+    pub new: u64,
+    /// See `new`.
+    pub changed: u64,
+    /// See `new`.
+    pub unchanged: u64,
+    /// Passes over the vault.
+    pub passes: u32,
+    /// What is missing in the snapshot or wrong with it: lower path and reason.
+    pub problems: Vec<(PathBuf, String)>,
+    /// The vault was mounted, and its daemon was asked to bring files to their places.
+    pub mounted: bool,
+    /// Counters.
+    pub meter: Reading,
+}
+
+impl RunReport {
+    /// Whether everything of the vault is in the snapshot, whole.
+    pub fn is_complete(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// What keeps the vault readable while it is read.
+struct Access {
+    daemon: Option<Arc<dyn Daemon>>,
+    /// Nobody else changes the vault while this is held.
+    _lock: Option<VaultLock>,
+    journal: bool,
+}
+
+/// Asks the daemon where there is a mount; else keeps mounts out, but for shared ones, which write in place.
+fn access(vault: &Path) -> Result<Access> {
+    let top = open_top(vault)?;
+    match VaultLock::take(&top, true) {
+        Ok(lock) => Ok(Access { daemon: None, _lock: Some(lock), journal: true }),
+        Err(Errno::WOULDBLOCK) => {
+            let daemon = Control::connect(vault).map_err(|e| BackupError::Io {
+                path: vault.to_owned(),
+                source: std::io::Error::new(
+                    e.kind(),
+                    format!("the vault is mounted, or being checked, and its daemon is not to be asked: {e}"),
+                ),
+            })?;
+            Ok(Access { daemon: Some(Arc::new(daemon)), _lock: None, journal: false })
+        }
+        // A vault that this user may read only: then it cannot be locked, but for its change times.
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(Access {
+            daemon: Control::connect(vault).ok().map(|c| Arc::new(c) as _),
+            _lock: None,
+            journal: false,
+        }),
+        Err(e) => Err(BackupError::errno(vault)(e)),
+    }
+}
+
+/// Says that a run is going on, and afterwards that one was cut off.
+struct Running {
+    path: PathBuf,
+    _file: File,
+    /// The last run did not come to its end.
+    cut_off: bool,
+}
+
+impl Running {
+    fn begin(repo: &Repo) -> Result<Self> {
+        std::fs::create_dir_all(&repo.state).map_err(BackupError::io(&repo.state))?;
+        let path = repo.state.join(format!("{}.running", &*repo.repo.config().id.to_hex()));
+        let cut_off = path.exists();
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(BackupError::io(&path))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path, _file: file, cut_off }),
+            Err(_) => Err(BackupError::Repository {
+                location: repo.location().to_owned(),
+                why: "another run of this machine is going on".into(),
+            }),
+        }
+    }
+
+    fn end(self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Repo {
+    /// Stores the vault as it is now. An error means that nothing was stored.
+    pub fn run(&self, vault: &Path, options: &RunOptions) -> Result<RunReport> {
+        let running = Running::begin(self)?;
+        if running.cut_off {
+            // What it stored is in packs that no index knows; now the index knows them.
+            log::info!("the last run did not end: looking for what it stored");
+            self.repo.repair_index(&RepairIndexOptions::default(), false).map_err(self.failed())?;
+        }
+        let access = access(vault)?;
+        let mut parent = self.parent(options)?;
+        self.backend.hold_snapshots(true);
+        let (mut first, mut done) = (None, None);
+        let mut before = BTreeSet::new();
+        for pass_number in 1..=PASSES {
+            if let Some(daemon) = &access.daemon {
+                daemon.checkpoint().map_err(BackupError::io(vault))?;
+            }
+            let paranoid = options.paranoid.filter(|_| pass_number == 1);
+            let pass = Arc::new(Pass::new(Arc::clone(&self.meter), access.daemon.clone(), paranoid));
+            let walk = Walk::new(vault, access.journal)?;
+            let repo = self.again()?.to_indexed_ids().map_err(self.failed())?;
+            let snapshot = self.pass(&repo, walk, &pass, parent.as_deref(), options)?;
+            parent = Some(snapshot.id.to_hex().to_string());
+            first.get_or_insert_with(|| snapshot.summary.clone());
+            let changing = pass.changing();
+            let again = !changing.is_empty() && pass_number < PASSES;
+            done = Some((snapshot, pass, pass_number));
+            if !again {
+                break;
+            }
+            log::debug!("pass {pass_number}: {} files changed while they were read", changing.len());
+            before.extend(changing);
+            std::thread::sleep(PAUSE * pass_number);
+        }
+        let (mut snapshot, pass, passes) = done.expect("there is at least one pass");
+        let mut problems = pass.problems();
+        problems.extend(pass.changing().into_iter().map(|path| (path, "it changes all the time".to_owned())));
+        // The counts of the first pass tell what is new since the last run.
+        if let (Some(Some(first)), Some(last)) = (first, &mut snapshot.summary) {
+            last.files_new = first.files_new;
+            last.files_changed = first.files_changed;
+            last.files_unmodified = first.files_unmodified;
+        }
+        let snapshot = self.publish(snapshot, problems.is_empty())?;
+        running.end();
+        let summary = snapshot.summary.clone().unwrap_or_default();
+        Ok(RunReport {
+            snapshot: Snapshot::of(&snapshot),
+            new: summary.files_new,
+            changed: summary.files_changed,
+            unchanged: summary.files_unmodified,
+            passes,
+            problems,
+            mounted: access.daemon.is_some(),
+            meter: self.meter.read(),
+        })
+    }
+
+    /// The newest snapshot of the vault.
+    fn parent(&self, options: &RunOptions) -> Result<Option<String>> {
+        if options.all {
+            return Ok(None);
+        }
+        let of_it = self.snapshots()?.into_iter().rev().find(|s| s.vault == options.vault_id);
+        Ok(of_it.map(|s| s.id))
+    }
+
+    fn pass(
+        &self,
+        repo: &Repository<IndexedIdsStatus>,
+        walk: Walk,
+        pass: &Arc<Pass>,
+        parent: Option<&str>,
+        options: &RunOptions,
+    ) -> Result<SnapshotFile> {
+        let mut parents = ParentOptions::default();
+        parents.force = parent.is_none();
+        parents.parents = parent.map(str::to_owned).into_iter().collect();
+        parents.group_by = GROUP.parse().ok();
+        // The library compares inode numbers where this is set, and does not where it is not.
+        parents.ignore_inode = true;
+        let mut backup = BackupOptions::default();
+        backup.parent_opts = parents;
+        backup.no_scan = true;
+        let mut snapshot =
+            SnapshotFile { label: options.vault_id.clone(), hostname: host(), ..SnapshotFile::default() };
+        snapshot.program_version = concat!("envelopefs ", env!("CARGO_PKG_VERSION")).into();
+        let source = VaultSource::new(walk, Arc::clone(pass));
+        repo.archive(&backup, &source, snapshot, &[PathBuf::from(ROOT)]).map_err(self.failed())
+    }
+
+    /// Writes the last pass's snapshot.
+    fn publish(&self, mut snapshot: SnapshotFile, complete: bool) -> Result<SnapshotFile> {
+        self.backend.hold_snapshots(false);
+        snapshot.parent = None;
+        snapshot.parents.clear();
+        let mut tags = StringList::default();
+        if !complete {
+            tags.add(INCOMPLETE.to_owned());
+        }
+        snapshot.tags = tags;
+        self.repo.save_snapshots(vec![snapshot.clone()]).map_err(self.failed())?;
+        if let Some(id) = self.backend.last_snapshot() {
+            snapshot.id = id.into();
+        }
+        Ok(snapshot)
+    }
+}

@@ -1,0 +1,277 @@
+//! A vault's lower entries in the order in which a repository keeps them, each with its attributes and xattrs.
+//!
+//! Works on descriptors: an entry that someone swaps for a symlink meanwhile leads nowhere else.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::error::{BackupError, Result};
+use crate::format::config::CONFIG_FILE;
+use crate::format::header::{FileHeader, HEADER_XATTR};
+use crate::format::ids::DirId;
+use crate::format::keks::KEKS_FILE;
+use crate::format::names::{LOST_FOUND, LowerName, SIDECAR_SUFFIX, VAULT_DIR, parse};
+use crate::format::{headers, journal};
+use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFREG, stat_fd};
+use crate::vault::{Listing, LowerStat, entry, proc_path};
+
+/// The most that Linux keeps in a value or a list of names.
+const XATTR_MOST: usize = 65536;
+
+/// Name and value of an xattr.
+pub type Xattr = (String, Vec<u8>);
+
+/// One lower entry.
+#[derive(Debug)]
+pub struct Entry {
+    /// Path below the vault's top; empty for the top itself.
+    pub path: PathBuf,
+    /// Attributes.
+    pub stat: LowerStat,
+    /// Its xattrs that belong into a backup, by name.
+    pub xattrs: Vec<Xattr>,
+    /// Target of a symlink.
+    pub target: Option<Vec<u8>>,
+    /// What of it could not be read, or what a header lacks. The entry is whole otherwise.
+    pub fault: Option<String>,
+    /// Stands for it, also when it is renamed.
+    pub fd: OwnedFd,
+}
+
+/// What there is to say of an entry that is not given.
+#[derive(Debug)]
+pub struct Missed {
+    /// Path below the vault's top.
+    pub path: PathBuf,
+    /// Why.
+    pub why: String,
+}
+
+/// Walks a vault: the top first, each directory before what is in it, names in byte order.
+#[derive(Debug)]
+pub struct Walk {
+    open: Vec<Dir>,
+    first: Option<Entry>,
+    journal: bool,
+}
+
+#[derive(Debug)]
+struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+    /// The last one comes next.
+    names: Vec<Vec<u8>>,
+}
+
+/// Opens a vault's top; refuses what is none.
+pub(super) fn open_top(vault: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = match rustix::fs::open(vault, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Err(BackupError::NotAVault(vault.to_owned())),
+        other => other.map_err(BackupError::errno(vault))?,
+    };
+    match rustix::fs::statat(
+        &top,
+        format!("{VAULT_DIR}/{CONFIG_FILE}"),
+        rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+    ) {
+        Err(Errno::NOENT | Errno::NOTDIR) => Err(BackupError::NotAVault(vault.to_owned())),
+        other => other.map(|_| top).map_err(BackupError::errno(vault)),
+    }
+}
+
+impl Walk {
+    /// Walks the vault at `vault`. `journal`: with its journal's logs, which say what is true only while nobody
+    /// changes the vault.
+    pub fn new(vault: &Path, journal: bool) -> Result<Self> {
+        let top = open_top(vault)?;
+        let stat = stat_fd(&top).map_err(BackupError::errno(vault))?;
+        let mut first = Entry {
+            path: PathBuf::new(),
+            stat,
+            xattrs: Vec::new(),
+            target: None,
+            fault: None,
+            fd: top.try_clone().map_err(BackupError::io(vault))?,
+        };
+        look_at(&mut first, Kind::Ours);
+        let names = names_of(&top).map_err(BackupError::errno(vault))?;
+        let open = vec![Dir { fd: top, path: PathBuf::new(), names }];
+        Ok(Self { open, first: Some(first), journal })
+    }
+
+    /// The entry `name` of the innermost open directory; `None` where it is not for a backup, or gone.
+    fn entry(&mut self, name: &[u8]) -> std::result::Result<Option<Entry>, Missed> {
+        let Some(dir) = self.open.last() else { return Ok(None) };
+        let path = dir.path.join(OsStr::from_bytes(name));
+        let Some(kind) = kind_of(&dir.path, name, self.journal) else { return Ok(None) };
+        let missed = |e: Errno| Missed { path: path.clone(), why: e.to_string() };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&dir.fd, name, flags, Mode::empty()) {
+            // Removed or renamed since the directory was listed.
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.map_err(missed)?,
+        };
+        let stat = stat_fd(&fd).map_err(missed)?;
+        let mut entry = Entry { path: path.clone(), stat, xattrs: Vec::new(), target: None, fault: None, fd };
+        look_at(&mut entry, kind);
+        if stat.kind() == S_IFDIR {
+            let opened =
+                entry::open_dir_read(&entry.fd, true).and_then(|fd| names_of(&fd).map(|names| (fd, names)));
+            match opened {
+                Ok((fd, names)) => self.open.push(Dir { fd, path, names }),
+                Err(e) => entry.fault = Some(format!("not listed: {e}")),
+            }
+        }
+        Ok(Some(entry))
+    }
+}
+
+impl Iterator for Walk {
+    type Item = std::result::Result<Entry, Missed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(first) = self.first.take() {
+            return Some(Ok(first));
+        }
+        loop {
+            let dir = self.open.last_mut()?;
+            let Some(name) = dir.names.pop() else {
+                self.open.pop();
+                continue;
+            };
+            match self.entry(&name) {
+                Ok(None) => {}
+                Ok(Some(entry)) => return Some(Ok(entry)),
+                Err(missed) => return Some(Err(missed)),
+            }
+        }
+    }
+}
+
+/// Whose a name is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// A file, directory or symlink of the vault: has a header or an id.
+    Ours,
+    /// A sidecar, the vault's own directory, somebody else's: has none.
+    Bare,
+}
+
+/// What an entry is, by its name and where it is; `None`: not for a backup.
+fn kind_of(dir: &Path, name: &[u8], journal: bool) -> Option<Kind> {
+    let own = Path::new(VAULT_DIR);
+    if dir == own {
+        let kept = [CONFIG_FILE, KEKS_FILE, headers::FILE, LOST_FOUND].iter().any(|n| n.as_bytes() == name)
+            || (journal && name == journal::JOURNAL_DIR.as_bytes());
+        return kept.then_some(Kind::Bare);
+    }
+    if dir.starts_with(own) {
+        return Some(Kind::Bare);
+    }
+    match parse(name) {
+        LowerName::Short(_) | LowerName::Long(_) => Some(Kind::Ours),
+        LowerName::Temporary => None,
+        LowerName::Sidecar(_) | LowerName::Vault | LowerName::Foreign => Some(Kind::Bare),
+    }
+}
+
+/// Whether a lower path is one that has a header of its own: a file of the vault.
+pub(super) fn has_header(path: &Path) -> bool {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return false };
+    kind_of(dir, name.as_bytes(), false) == Some(Kind::Ours)
+        && !name.as_bytes().ends_with(SIDECAR_SUFFIX.as_bytes())
+}
+
+/// The names in a directory, the last in byte order first.
+fn names_of(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut listing = Listing::new(rustix::fs::openat(dir, c".", flags, Mode::empty())?);
+    let mut names = Vec::new();
+    while let Some(entry) = listing.peek()? {
+        if !matches!(&entry.name[..], b"." | b"..") {
+            names.push(entry.name.clone());
+        }
+        listing.advance();
+    }
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(names)
+}
+
+/// Fills in xattrs and symlink target; judges the header.
+fn look_at(entry: &mut Entry, kind: Kind) {
+    if entry.stat.kind() == S_IFLNK {
+        match entry::readlink(&entry.fd) {
+            Ok(target) => entry.target = Some(target),
+            Err(e) => entry.fault = Some(format!("the symlink's target is not read: {e}")),
+        }
+        return;
+    }
+    match xattrs_of(&entry.fd) {
+        Ok(xattrs) => entry.xattrs = xattrs,
+        Err(e) => {
+            entry.fault = Some(format!("its xattrs are not read: {e}"));
+            return;
+        }
+    }
+    if kind == Kind::Ours {
+        entry.fault = judge(entry.stat.kind(), &entry.xattrs);
+    }
+}
+
+/// What is wrong with the header of a file, or the id of a directory.
+pub(super) fn judge(kind: u32, xattrs: &[Xattr]) -> Option<String> {
+    let value = |name: &str| xattrs.iter().find(|(n, _)| n == name).map(|(_, value)| &value[..]);
+    match kind {
+        S_IFREG => match value(HEADER_XATTR) {
+            None => Some(format!("no header (xattr {HEADER_XATTR}): without it nothing opens the file")),
+            Some(bytes) => FileHeader::decode(bytes).err().map(|e| e.to_string()),
+        },
+        S_IFDIR => match value(crate::format::header::DIR_XATTR) {
+            None => Some("no directory id (xattr user.efs.dir): without it nothing opens its names".into()),
+            Some(bytes) if bytes.len() != DirId::LEN => {
+                Some(format!("directory id: {} bytes, expected {}", bytes.len(), DirId::LEN))
+            }
+            Some(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether an xattr belongs into a backup: what this program keeps, what users keep, and who may do what.
+pub(super) fn is_kept(name: &str) -> bool {
+    name.starts_with("user.")
+        || matches!(name, "system.posix_acl_access" | "system.posix_acl_default" | "security.capability")
+}
+
+/// The xattrs of an inode that belong into a backup, by name.
+fn xattrs_of(fd: impl AsFd) -> rustix::io::Result<Vec<Xattr>> {
+    let path = proc_path(&fd);
+    let mut names = crate::vault::xattr::list(&fd)?;
+    names.retain(|name| is_kept(name));
+    names.sort_unstable();
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let mut value = vec![0; 512];
+        let read = match rustix::fs::getxattr(&path, &name, &mut value[..]) {
+            Err(Errno::RANGE) => {
+                value.resize(XATTR_MOST, 0);
+                rustix::fs::getxattr(&path, &name, &mut value[..])
+            }
+            other => other,
+        };
+        match read {
+            Ok(len) => value.truncate(len),
+            // Removed since it was listed.
+            Err(Errno::NODATA) => continue,
+            Err(e) => return Err(e),
+        }
+        found.push((name, value));
+    }
+    Ok(found)
+}

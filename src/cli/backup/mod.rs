@@ -1,0 +1,158 @@
+//! `backup`: the commands, their reports, and the two ways to a repository's key. All else is `crate::backup`'s.
+//!
+//! A repository has two passwords: a random one in a key file, for the nightly job, which therefore holds no key that
+//! opens a file of the vault; and one derived from the vault's key, for the day when only the bucket and the master
+//! key are left.
+
+mod args;
+mod connect;
+mod deep;
+mod print;
+mod progress;
+
+use std::path::Path;
+
+use crate::backup::{Keep, Meter, Restore, RunOptions, Verify, restore};
+use crate::format::config::{CONFIG_FILE, VolumeConfig};
+use crate::format::names::VAULT_DIR;
+use crate::keys;
+
+use super::error::CliError;
+use super::exit::Exit;
+use args::{BackupCommand, ForgetArgs, InitArgs, ListArgs, PruneArgs, RestoreArgs, RunArgs, VerifyArgs};
+use progress::Progress;
+
+pub(super) use args::BackupArgs;
+
+/// Seconds in a day.
+const DAY: u64 = 86_400;
+
+pub(super) fn run(args: &BackupArgs) -> Result<Exit, CliError> {
+    crate::vault::limits::raise_descriptor_limit();
+    match &args.command {
+        BackupCommand::Init(args) => init(args),
+        BackupCommand::Run(args) => store(args),
+        BackupCommand::List(args) => list(args),
+        BackupCommand::Restore(args) => bring_back(args),
+        BackupCommand::Verify(args) => verify(args),
+        BackupCommand::Forget(args) => forget(args),
+        BackupCommand::Prune(args) => prune(args),
+    }
+}
+
+/// The volume config as it lies on the disk, and decoded.
+fn config_of(vault: &Path) -> Result<(Vec<u8>, VolumeConfig), CliError> {
+    let config = keys::read_config(vault)?;
+    let path = vault.join(VAULT_DIR).join(CONFIG_FILE);
+    Ok((std::fs::read(&path).map_err(CliError::io(&path))?, config))
+}
+
+fn init(args: &InitArgs) -> Result<Exit, CliError> {
+    let (text, config) = config_of(&args.vault)?;
+    let keyring = keys::open_vault(&args.vault, &args.key.unlock()?)?;
+    let derived = connect::derived_password(keyring.vault_key());
+    let key_file = args.store.key_file()?;
+    let meter = Meter::default().into();
+    let objects = connect::objects(&args.store, &meter)?;
+    let nightly = connect::make_key_file(&key_file)?;
+    let repo = crate::backup::Repo::init(
+        objects,
+        &args.store.options(),
+        &args.store.cache_dir()?,
+        [nightly.as_str(), derived.as_str()],
+        meter,
+    )?;
+    repo.put_extras(&text, &print::readme(repo.location(), &config.vault_id.to_string()))?;
+    let keeps = repo.keeps_objects()?;
+    print::initialised(args.json, repo.location(), &key_file, keeps);
+    Ok(Exit::Ok)
+}
+
+fn store(args: &RunArgs) -> Result<Exit, CliError> {
+    let (text, config) = config_of(&args.vault)?;
+    let meter = Meter::default().into();
+    let repo = connect::repo(&args.store, None, &meter)?;
+    let vault_id = config.vault_id.to_string();
+    repo.put_extras(&text, &print::readme(repo.location(), &vault_id))?;
+    let days =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_secs() / DAY);
+    let options = RunOptions { all: args.all, paranoid: args.paranoid.then_some(days), vault_id };
+    let progress = Progress::start(&meter, args.json);
+    let report = repo.run(&args.vault, &options);
+    progress.end();
+    let report = report?;
+    print::run(args.json, &report);
+    if report.is_complete() {
+        return Ok(Exit::Ok);
+    }
+    Err(CliError::Incomplete(format!(
+        "stored as {}, but {} of the vault's entries are missing in it or have no good header",
+        &report.snapshot.id[..8],
+        report.problems.len()
+    )))
+}
+
+fn list(args: &ListArgs) -> Result<Exit, CliError> {
+    let repo = connect::repo(&args.store, Some(&args.open), &Meter::default().into())?;
+    print::list(args.json, &repo.snapshots()?);
+    Ok(Exit::Ok)
+}
+
+fn bring_back(args: &RestoreArgs) -> Result<Exit, CliError> {
+    let meter = Meter::default().into();
+    let repo = connect::repo(&args.store, Some(&args.open), &meter)?;
+    let snapshot = repo.snapshot(&args.snapshot, args.vault_id.as_deref())?;
+    let options = Restore { below: args.path.clone().unwrap_or_default(), jobs: args.jobs };
+    let progress = Progress::start(&meter, args.json);
+    let done = repo.reader().and_then(|reader| restore(&reader, &snapshot, &args.target, &options, &meter));
+    progress.end();
+    let done = done?;
+    print::restored(args.json, &snapshot, &done, &meter.read());
+    if done.problems.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    Err(CliError::Incomplete(format!("{} entries are not what the snapshot holds", done.problems.len())))
+}
+
+fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
+    let meter = Meter::default().into();
+    let repo = connect::repo(&args.store, Some(&args.open), &meter)?;
+    let progress = Progress::start(&meter, args.json);
+    if args.deep {
+        let done = deep::verify(args, &repo);
+        progress.end();
+        let report = done?;
+        print::deep(args.json, &report);
+        return Ok(if report.faults.is_empty() { Exit::Ok } else { Exit::Faults });
+    }
+    let found = repo.verify(&Verify { read: args.read.clone() });
+    progress.end();
+    let found = found?;
+    print::verified(args.json, &found, &meter.read());
+    Ok(if found.is_clean() { Exit::Ok } else { Exit::Faults })
+}
+
+fn forget(args: &ForgetArgs) -> Result<Exit, CliError> {
+    let keep = Keep {
+        last: args.keep_last,
+        hourly: args.keep_hourly,
+        daily: args.keep_daily,
+        weekly: args.keep_weekly,
+        monthly: args.keep_monthly,
+        yearly: args.keep_yearly,
+        within_days: args.keep_within_days,
+    };
+    let repo = connect::repo(&args.store, None, &Meter::default().into())?;
+    print::forgotten(args.json, &repo.forget(&keep, args.dry_run)?, args.dry_run);
+    Ok(Exit::Ok)
+}
+
+fn prune(args: &PruneArgs) -> Result<Exit, CliError> {
+    let meter = Meter::default().into();
+    let repo = connect::repo(&args.store, None, &meter)?;
+    let progress = Progress::start(&meter, args.json);
+    let done = repo.prune(args.at_once);
+    progress.end();
+    print::pruned(args.json, &done?);
+    Ok(Exit::Ok)
+}

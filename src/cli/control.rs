@@ -1,0 +1,121 @@
+//! The daemon's side of `.envelopefs/control`: what a backup of the mounted vault asks (`backup::daemon` has the
+//! protocol). Knows how to make lower files whole; gives no byte of plaintext and takes no order that changes one.
+
+use std::fs::Permissions;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use log::{debug, warn};
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::backup::SOCKET;
+use crate::format::ids::FileId;
+use crate::format::names::VAULT_DIR;
+use crate::fs::Fs;
+use crate::vault::proc_path;
+
+/// Connections that are answered at once; more are ended.
+const MOST: usize = 8;
+/// The longest question.
+const QUESTION: u64 = 256;
+
+/// Makes the socket. The vault's lock is held, so one that is there is a dead daemon's. Without one the vault is
+/// mounted all the same: only a backup meanwhile is refused.
+pub(super) fn bind(vault: &Path) -> Option<UnixListener> {
+    let made = open_own(vault).and_then(|own| {
+        remove(&own);
+        // A socket's path may have 107 bytes only.
+        let path = format!("{}/{SOCKET}", proc_path(&own));
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        Ok(listener)
+    });
+    made.inspect_err(|e| warn!("no control socket ({e}): the vault cannot be backed up while it is mounted"))
+        .ok()
+}
+
+/// Removes the socket at the end of the mount.
+pub(super) fn unbind(vault: &Path) {
+    if let Ok(own) = open_own(vault) {
+        remove(&own);
+    }
+}
+
+fn open_own(vault: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(vault.join(VAULT_DIR), flags, Mode::empty())?)
+}
+
+fn remove(own: &std::os::fd::OwnedFd) {
+    let _ = rustix::fs::unlinkat(own, SOCKET, AtFlags::empty());
+}
+
+/// Answers from now on, until the process ends.
+pub(super) fn serve(listener: Option<UnixListener>, fs: &Arc<Fs>) {
+    let Some(listener) = listener else { return };
+    let fs = Arc::clone(fs);
+    let open = Arc::new(AtomicUsize::new(0));
+    let accept = move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { continue };
+            if open.fetch_add(1, Ordering::Relaxed) >= MOST {
+                open.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+            let (fs, count) = (Arc::clone(&fs), Arc::clone(&open));
+            let answer = move || {
+                if let Err(e) = answer_all(&stream, &fs) {
+                    debug!("control socket: {e}");
+                }
+                count.fetch_sub(1, Ordering::Relaxed);
+            };
+            if std::thread::Builder::new().name("efs-control".into()).spawn(answer).is_err() {
+                open.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    };
+    if let Err(e) = std::thread::Builder::new().name("efs-control".into()).spawn(accept) {
+        warn!("no thread for the control socket: {e}");
+    }
+}
+
+fn answer_all(stream: &UnixStream, fs: &Fs) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if reader.by_ref().take(QUESTION).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let mut to = stream;
+        to.write_all(format!("{}\n", answer(line.trim_end(), fs)).as_bytes())?;
+    }
+}
+
+fn answer(question: &str, fs: &Fs) -> String {
+    match question.split_once(' ').unwrap_or((question, "")) {
+        ("checkpoint", "") => match fs.checkpoint() {
+            Ok(()) => "ok".into(),
+            Err(e) => format!("error {e}"),
+        },
+        ("pending", id) => match file_id(id) {
+            Some(id) if fs.is_pending(id) => "yes".into(),
+            Some(_) => "no".into(),
+            None => "error a file id has 24 hexadecimal digits".into(),
+        },
+        _ => "error this question is not known".into(),
+    }
+}
+
+fn file_id(text: &str) -> Option<FileId> {
+    if text.len() != 2 * FileId::LEN || !text.is_ascii() {
+        return None;
+    }
+    let bytes: Option<Vec<u8>> =
+        (0..FileId::LEN).map(|n| u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()).collect();
+    FileId::from_slice(&bytes?)
+}

@@ -1,0 +1,192 @@
+//! What goes wrong on the way there and back: each ends with the right code, a clear word, and nothing lost.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+
+use super::harness::{Home, Killed, can_mount, eventually, is_root};
+
+fn filled() -> Option<Home> {
+    if !can_mount() {
+        return None;
+    }
+    let mut home = Home::new();
+    home.fill();
+    home.init_repo();
+    Some(home)
+}
+
+/// A flipped bit passes a look at the structure, is found when data is read, and makes a restore end with 3 and the
+/// name of the file.
+#[test]
+fn a_flipped_bit_is_found() {
+    let Some(home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    let pack = fs::OpenOptions::new().read(true).write(true).open(&home.packs()[0]).unwrap();
+    let mut byte = [0];
+    pack.read_exact_at(&mut byte, 2_000_000).unwrap();
+    pack.write_all_at(&[byte[0] ^ 1], 2_000_000).unwrap();
+    home.ok(&["backup", "verify", "REPO"]);
+    home.ends(11, &["backup", "verify", "--read", "all", "REPO"]);
+    let told = home.ends(11, &["backup", "verify", "--deep", "REPO"]);
+    assert!(told.contains("1 faults"), "{told}");
+    let done = home.json(3, &["backup", "restore", "REPO", "back"]);
+    assert_eq!(done["restored"]["problems"].as_array().unwrap().len(), 1, "{done}");
+    // What was right is kept, and the rest comes when the pack is whole again.
+    pack.write_all_at(&byte, 2_000_000).unwrap();
+    let done = home.json(0, &["backup", "restore", "REPO", "back"]);
+    assert_eq!(done["restored"]["files"].as_u64().unwrap(), done["restored"]["kept"].as_u64().unwrap() + 1);
+}
+
+/// A pack that vanished is found without reading data.
+#[test]
+fn a_vanished_pack_is_found() {
+    let Some(home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    fs::remove_file(&home.packs()[0]).unwrap();
+    home.ends(11, &["backup", "verify", "REPO"]);
+    home.ends(3, &["backup", "restore", "REPO", "back"]);
+    // The next run that reads everything stores what is missing again.
+    home.ok(&["backup", "run", "--all", "vault", "REPO"]);
+}
+
+/// A killed run is gone on with: what it stored is not sent again.
+#[test]
+fn a_killed_run_goes_on() {
+    if !can_mount() {
+        return;
+    }
+    let mut home = Home::new();
+    let mnt = home.mount("vault");
+    home.sh(&format!("for n in 1 2 3; do head -c 40000000 /dev/urandom > {}/f$n; done", mnt.display()));
+    home.umount(&mnt);
+    home.init_repo();
+    let mut run = home.efs(&["backup", "run", "--limit", "20000", "vault", "REPO"]).spawn().unwrap();
+    let packs = home.path("repo/data");
+    eventually("two packs", || {
+        let found = Command::new("find").arg(&packs).args(["-type", "f"]).output().unwrap();
+        found.stdout.iter().filter(|b| **b == b'\n').count() >= 2
+    });
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let done = home.json(0, &["backup", "run", "vault", "REPO"]);
+    assert!(done["meter"]["sent"].as_u64().unwrap() < 90_000_000, "{done}");
+    home.ok(&["backup", "verify", "--read", "all", "REPO"]);
+    home.ok(&["backup", "restore", "REPO", "back"]);
+    home.assert_same("vault", "back");
+}
+
+/// Two runs at once: the second says so.
+#[test]
+fn two_runs_at_once_are_told_apart() {
+    let Some(home) = filled() else { return };
+    let _first = Killed(home.efs(&["backup", "run", "--limit", "200", "vault", "REPO"]).spawn().unwrap());
+    eventually("the first run", || {
+        fs::read_dir(home.path("cache/envelopefs/backup"))
+            .is_ok_and(|dir| dir.flatten().any(|e| e.file_name().to_string_lossy().ends_with(".running")))
+    });
+    let told = home.ends(1, &["backup", "run", "vault", "REPO"]);
+    assert!(told.contains("another run"), "{told}");
+}
+
+/// A target that cannot hold headers is refused before anything is written.
+#[test]
+fn a_target_without_xattrs_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let Some(home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    home.sh("mkdir ram && mount -t ramfs none ram");
+    let output = home.efs(&["backup", "restore", "REPO", "ram/back"]).output().unwrap();
+    let left = home.sh("ls -A ram");
+    home.sh("umount ram");
+    let told = super::harness::said(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("does not keep user extended attributes"), "{told}");
+    assert_eq!(left, "");
+}
+
+/// A target that is too small is refused before anything is written.
+#[test]
+fn a_target_that_is_too_small_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let Some(home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    home.sh("mkdir small && mount -t tmpfs -o size=6m none small");
+    let output = home.efs(&["backup", "restore", "REPO", "small/back"]).output().unwrap();
+    let left = home.sh("ls -A small");
+    home.sh("umount small");
+    let told = super::harness::said(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("bytes are needed") && left.is_empty(), "{told} {left}");
+}
+
+/// Restored over a damaged vault: a file that was changed, one that is gone and one that lost its header come back; the
+/// rest is not written again.
+#[test]
+fn a_damaged_vault_is_mended() {
+    let Some(mut home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    home.sh("cp -a vault whole");
+    let files = home.lower_files("vault");
+    let long: Vec<_> = files.iter().filter(|f| fs::metadata(f).unwrap().len() > 600).collect();
+    let file = fs::OpenOptions::new().write(true).open(long[0]).unwrap();
+    file.write_all_at(b"damage", 500).unwrap();
+    fs::remove_file(long[1]).unwrap();
+    home.sh(&format!("setfattr -x user.efs.key {}", long[2].display()));
+    let done = home.json(0, &["backup", "restore", "REPO", "vault"]);
+    let count = |name: &str| done["restored"][name].as_u64().unwrap();
+    assert_eq!(count("files"), count("kept") + 2, "{done}");
+    home.assert_same("whole", "vault");
+}
+
+/// A mounted vault is not restored over.
+#[test]
+fn a_mounted_target_is_refused() {
+    let Some(mut home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    let mnt = home.mount("vault");
+    let told = home.ends(1, &["backup", "restore", "REPO", "vault"]);
+    home.umount(&mnt);
+    assert!(told.contains("the vault is mounted"), "{told}");
+}
+
+/// One file comes back with the directories above it, as a vault that mounts.
+#[test]
+fn a_part_comes_back() {
+    let Some(mut home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    let large = home.sh("find vault -type f -size +2900k -size -3200k").trim().to_owned();
+    let path = large.strip_prefix("vault/").unwrap();
+    home.ok(&["backup", "restore", "--path", path, "REPO", "back"]);
+    let mnt = home.mount("back");
+    let seen = home.sh(&format!("cd {} && find . -type f -printf '%p %s\\n'", mnt.display()));
+    home.umount(&mnt);
+    assert_eq!(seen, "./a/b/c/large 3000000\n");
+    home.ends(1, &["backup", "restore", "--path", "no/such", "REPO", "none"]);
+}
+
+/// Wrong input is told apart: no repository, another's key, a vault that is none, a key file that others can read.
+#[test]
+fn wrong_input_is_named() {
+    let Some(home) = filled() else { return };
+    let told = home.ends(1, &["backup", "list", "nowhere"]);
+    assert!(told.contains("no repository") && told.contains("backup init"), "{told}");
+    home.sh(
+        "echo wrong > wrong.key; chmod 600 wrong.key; echo x > wide.key; chmod 644 wide.key; mkdir plain",
+    );
+    let told = home.ends(1, &["backup", "list", "--key-file", "wrong.key", "REPO"]);
+    assert!(told.contains("does not open it"), "{told}");
+    let told = home.ends(1, &["backup", "list", "--key-file", "wide.key", "REPO"]);
+    assert!(told.contains("chmod 600"), "{told}");
+    home.ends(3, &["backup", "run", "plain", "REPO"]);
+    let told = home.ends(1, &["backup", "init", "vault", "REPO"]);
+    assert!(told.contains("repository already"), "{told}");
+    let told = home.ends(1, &["backup", "list", "s3://UPPER"]);
+    assert!(told.contains("3 to 63 characters"), "{told}");
+    let told = home.ends(1, &["backup", "restore", "--snapshot", "abcd", "REPO", "back"]);
+    assert!(told.contains("no snapshot abcd"), "{told}");
+}

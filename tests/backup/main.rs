@@ -1,0 +1,9 @@
+//! Backup and its way back, by the program itself: a local directory and a real S3 server (`scripts/s3-server.sh`).
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr)]
+
+mod drills;
+mod harness;
+mod headers;
+mod mounted;
+mod round_trip;
+mod s3;

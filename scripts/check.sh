@@ -62,6 +62,13 @@ for kernel in $(kernels); do
   step "library on kernel $kernel" env EFS_TEST_KERNEL="$kernel" cargo test --locked --quiet --lib -- crypto:: pipeline::
 done
 
+if command -v python3 >/dev/null; then
+  cargo build --locked --quiet
+  step "KMS demo, short" env EFS="${CARGO_TARGET_DIR:-target}/debug/envelopefs" scripts/kms-demo.sh --short
+else
+  echo "python3 is not installed: scripts/kms-demo.sh was not run"
+fi
+
 say "summary"
 [ "$failed_steps" = 0 ] || echo "$failed_steps of formatting, lints, licences failed"
 echo "$passed passed, $((failed + failed_steps)) failed"

@@ -11,9 +11,7 @@ trap 'kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$
 export ENVELOPEFS_KMS_DIR=$work/kms AWS_ACCESS_KEY_ID=BENCHKEY AWS_SECRET_ACCESS_KEY=BENCHSECRET
 "$efs" kms init --key-file > /dev/null
 printf '[[principal]]\nname = "bench"\naccess-key = "BENCHKEY"\nsecret = "BENCHSECRET"\n' > "$work/seed.toml"
-quotas=()
-"$efs" kms serve --help | grep -q -- --quotas && quotas=(--quotas off)
-"$efs" kms serve --listen 127.0.0.1:0 --seed "$work/seed.toml" "${quotas[@]}" > "$work/out" 2> "$work/err" & pids+=($!)
+"$efs" kms serve --listen 127.0.0.1:0 --seed "$work/seed.toml" --quota off > "$work/out" 2> "$work/err" & pids+=($!)
 for _ in $(seq 100); do grep -q listening "$work/out" && break; sleep 0.1; done
 url=$(sed -n 's/^listening on //p' "$work/out")
 [ -n "$url" ] || { cat "$work/err" >&2; exit 1; }

@@ -25,9 +25,7 @@ secret = "SDKSECRET"
 S
 export ENVELOPEFS_KMS_DIR=$work/kms
 "$efs" kms init --key-file > /dev/null
-quotas=()
-"$efs" kms serve --help | grep -q -- --quotas && quotas=(--quotas off)
-"$efs" kms serve --listen 127.0.0.1:0 --seed "$work/seed.toml" --test-reset "${quotas[@]}" \
+"$efs" kms serve --listen 127.0.0.1:0 --seed "$work/seed.toml" --test-reset --quota off \
     > "$work/out" 2> "$work/err" & server=$!
 for _ in $(seq 100); do grep -q listening "$work/out" && break; sleep 0.1; done
 url=$(sed -n 's/^listening on //p' "$work/out")

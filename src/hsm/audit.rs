@@ -19,8 +19,8 @@ use crate::crypto::Secret;
 
 /// Name of the log in the appliance's directory.
 pub(super) const AUDIT_FILE: &str = "audit.log";
-/// How long a line may wait for the disk.
-pub(super) const SETTLE: Duration = Duration::from_millis(500);
+/// How long a line may wait for the disk. A sync holds up what is appended meanwhile, so it does not come often.
+pub(super) const SETTLE: Duration = Duration::from_secs(5);
 
 /// One line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Ck;
 use super::attrs::Attrs;
-use super::lc::{self, Block, Cipher, Cmac, Hasher, Hmac, Md};
+use super::lc::{self, Block, Cipher, Cmac, EdMode, Hasher, Hmac, Md};
 use super::material::Key;
 use super::mechs::{self, CLOUDHSM_AES_GCM, Scheme};
 use super::wire::{Bytes, Mech, Op, Params};
@@ -57,6 +57,7 @@ enum Whole {
     RsaSign { key: Arc<Key>, raw: bool },
     Pss { key: Arc<Key>, md: Md, mgf: Md, salt: usize },
     Ecdsa { key: Arc<Key> },
+    Eddsa { key: Arc<Key>, mode: EdMode },
     AesMac { key: Arc<Key> },
 }
 
@@ -257,6 +258,15 @@ fn sign(mech: &Mech, key: Arc<Key>) -> Ck<Work> {
             key.ec()?;
             held(Whole::Ecdsa { key })
         }
+        CKM_EDDSA => {
+            key.edwards()?;
+            let mode = match &mech.params {
+                Params::None {} => EdMode::default(),
+                Params::Eddsa { prehash, context } => EdMode { prehash: *prehash, context: context.to_vec() },
+                _ => return Err(CKR_MECHANISM_PARAM_INVALID),
+            };
+            held(Whole::Eddsa { key, mode })
+        }
         _ => return Err(CKR_MECHANISM_INVALID),
     })
 }
@@ -434,6 +444,7 @@ fn whole(op: Op, how: Whole, data: &[u8]) -> Ck<Bytes> {
             key.rsa()?.sign_pss(data, md, mgf, salt).map(Zeroizing::new).map_err(len)
         }
         Whole::Ecdsa { key } => key.ec()?.sign(data).map(Zeroizing::new).map_err(len),
+        Whole::Eddsa { key, mode } => key.edwards()?.sign(data, &mode).map(Zeroizing::new).map_err(len),
         Whole::AesMac { key } => aes_mac(key.secret()?, data),
     }
 }
@@ -458,6 +469,11 @@ fn verify_whole(how: &Whole, data: &[u8], signature: &[u8]) -> Ck<()> {
         Whole::Ecdsa { key } => {
             long(signature, 2 * key.ec()?.curve().len())?;
             key.ec()?.verify(data, signature).map_err(wrong)
+        }
+        Whole::Eddsa { key, mode } => {
+            let key = key.edwards()?;
+            long(signature, key.signature_len())?;
+            key.verify(data, mode, signature).map_err(wrong)
         }
         Whole::AesMac { key } => {
             long(signature, 8)?;

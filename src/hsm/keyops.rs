@@ -93,7 +93,10 @@ impl Appliance {
         if attrs.is_secret() && !self.config.legacy && len < material::RSA_BITS.0 {
             return Err(CKR_KEY_SIZE_RANGE);
         }
-        let curve = attrs.bytes(CKA_EC_PARAMS).map(material::curve).transpose()?;
+        let curve = match attrs.key_type() {
+            Some(CKK_EC) => attrs.bytes(CKA_EC_PARAMS).map(material::curve).transpose()?,
+            _ => None,
+        };
         if !self.config.legacy && curve == Some(super::lc::Curve::P192) {
             return Err(CKR_CURVE_NOT_SUPPORTED);
         }
@@ -140,6 +143,7 @@ impl Appliance {
         let (given_public, given_private) = (Attrs::of(public)?, Attrs::of(private)?);
         let key_type = match mech.kind {
             CKM_EC_KEY_PAIR_GEN => CKK_EC,
+            CKM_EC_EDWARDS_KEY_PAIR_GEN => CKK_EC_EDWARDS,
             _ => CKK_RSA,
         };
         let (mut public, mut private) = (given_public.clone(), given_private.clone());
@@ -149,6 +153,7 @@ impl Appliance {
         no_material(&given_public, &[CKA_MODULUS, CKA_EC_POINT])?;
         match key_type {
             CKK_RSA => material::rsa_pair(&mut public, &mut private, self.config.legacy)?,
+            CKK_EC_EDWARDS => material::edwards_pair(&mut public, &mut private)?,
             _ => material::ec_pair(&mut public, &mut private)?,
         }
         self.not_weak(&private)?;

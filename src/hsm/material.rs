@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::Ck;
 use super::attrs::Attrs;
-use super::lc::{Block, Cipher, Curve, Ec, Md, Rsa, RsaParts};
+use super::lc::{Block, Cipher, Curve, Ec, EdCurve, Edwards, Md, Rsa, RsaParts};
 use super::wire::Bytes;
 
 /// A key made ready.
@@ -14,6 +14,7 @@ pub(super) enum Key {
     Secret(Bytes),
     Rsa(Rsa),
     Ec(Ec),
+    Edwards(Edwards),
 }
 
 /// Smallest RSA modulus in bits, and the smallest with `--legacy`.
@@ -52,6 +53,15 @@ impl Key {
                     Ec::public(curve, point(need(CKA_EC_POINT)?)).map_err(bad)?
                 })
             }
+            Some(CKK_EC_EDWARDS) => {
+                let curve = edwards_curve(need(CKA_EC_PARAMS)?)?;
+                let key = if private {
+                    Edwards::from_seed(curve, need(CKA_VALUE)?)
+                } else {
+                    Edwards::from_public(curve, point(need(CKA_EC_POINT)?))
+                };
+                Self::Edwards(key.map_err(bad)?)
+            }
             _ => Self::Secret(Zeroizing::new(need(CKA_VALUE)?.to_vec())),
         })
     }
@@ -68,12 +78,17 @@ impl Key {
         if let Self::Ec(key) = self { Ok(key) } else { Err(CKR_KEY_TYPE_INCONSISTENT) }
     }
 
+    pub(super) fn edwards(&self) -> Ck<&Edwards> {
+        if let Self::Edwards(key) = self { Ok(key) } else { Err(CKR_KEY_TYPE_INCONSISTENT) }
+    }
+
     /// What C_WrapKey wraps: the value of a secret key, PKCS#8 of a private one.
     pub(super) fn exported(&self) -> Ck<Bytes> {
         match self {
             Self::Secret(bytes) => Ok(bytes.clone()),
             Self::Rsa(key) => key.pkcs8().map_err(|_| CKR_KEY_NOT_WRAPPABLE),
             Self::Ec(key) => key.pkcs8().map_err(|_| CKR_KEY_NOT_WRAPPABLE),
+            Self::Edwards(_) => Err(CKR_KEY_NOT_WRAPPABLE),
         }
     }
 }
@@ -103,6 +118,15 @@ pub(super) fn curve(params: &[u8]) -> Ck<Curve> {
         .ok_or(CKR_CURVE_NOT_SUPPORTED)
 }
 
+/// The curve of CKA_EC_PARAMS of an EdDSA key: an object identifier (RFC 8410), or its name as a PrintableString.
+fn edwards_curve(params: &[u8]) -> Ck<EdCurve> {
+    match params {
+        [6, 3, 0x2b, 0x65, 0x70] | b"\x13\x0cedwards25519" => Ok(EdCurve::Ed25519),
+        [6, 3, 0x2b, 0x65, 0x71] | b"\x13\x0aedwards448" => Ok(EdCurve::Ed448),
+        _ => Err(CKR_CURVE_NOT_SUPPORTED),
+    }
+}
+
 /// The point in CKA_EC_POINT: in an OCTET STRING, as the standard has it, or bare, as some callers write it.
 pub(super) fn point(value: &[u8]) -> &[u8] {
     match value {
@@ -128,7 +152,7 @@ pub(super) fn finish(attrs: &mut Attrs) -> Ck<()> {
         || key_type == CKK_SHA224_HMAC;
     let known = match class {
         CKO_SECRET_KEY => secret,
-        _ => matches!(key_type, CKK_RSA | CKK_EC),
+        _ => matches!(key_type, CKK_RSA | CKK_EC | CKK_EC_EDWARDS),
     };
     if !known {
         return Err(CKR_ATTRIBUTE_VALUE_INVALID);
@@ -163,8 +187,11 @@ pub(super) fn finish(attrs: &mut Attrs) -> Ck<()> {
             let point = ec.point().map_err(|_| CKR_ATTRIBUTE_VALUE_INVALID)?;
             attrs.set(CKA_EC_POINT, &octet_string(&point));
         }
-        // A private key that came with its public point keeps it only where it is its own.
-        Key::Ec(_) => {
+        Key::Edwards(ed) if class == CKO_PUBLIC_KEY => {
+            attrs.set(CKA_EC_POINT, &octet_string(ed.public()));
+        }
+        // A private key has no public point here.
+        Key::Ec(_) | Key::Edwards(_) => {
             attrs.0.remove(&CKA_EC_POINT);
         }
     }
@@ -210,6 +237,7 @@ fn public_check(key: &Key) -> Ck<Vec<u8>> {
         Key::Secret(_) => Vec::new(),
         Key::Rsa(rsa) => rsa.parts().n,
         Key::Ec(ec) => ec.point().map_err(|_| CKR_ATTRIBUTE_VALUE_INVALID)?,
+        Key::Edwards(ed) => ed.public().to_vec(),
     };
     Ok(Md::Sha1.digest(&public).get(..3).unwrap_or_default().to_vec())
 }
@@ -247,6 +275,19 @@ pub(super) fn ec_pair(public: &mut Attrs, private: &mut Attrs) -> Ck<()> {
     public.set(CKA_EC_POINT, &octet_string(&key.point().map_err(failed)?));
     private.set(CKA_EC_PARAMS, &params);
     private.set(CKA_VALUE, &key.scalar().map_err(failed)?);
+    Ok(())
+}
+
+/// A new EdDSA pair on the curve that the public template names.
+pub(super) fn edwards_pair(public: &mut Attrs, private: &mut Attrs) -> Ck<()> {
+    let params = public.bytes(CKA_EC_PARAMS).ok_or(CKR_TEMPLATE_INCOMPLETE)?.to_vec();
+    let curve = edwards_curve(&params)?;
+    let mut seed = Zeroizing::new(vec![0; curve.len()]);
+    crate::crypto::random::fill(&mut seed);
+    let key = Edwards::from_seed(curve, &seed).map_err(|_| CKR_FUNCTION_FAILED)?;
+    public.set(CKA_EC_POINT, &octet_string(key.public()));
+    private.set(CKA_EC_PARAMS, &params);
+    private.set(CKA_VALUE, &seed);
     Ok(())
 }
 

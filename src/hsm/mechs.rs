@@ -71,6 +71,8 @@ pub(crate) const TABLE: &[Row] = &[
     row(CKM_ECDSA_SHA384, 224, 521, SV | EC),
     row(CKM_ECDSA_SHA512, 224, 521, SV | EC),
     row(CKM_ECDH1_DERIVE, 224, 521, CKF_DERIVE | EC),
+    row(CKM_EC_EDWARDS_KEY_PAIR_GEN, 255, 448, PAIR | EC),
+    row(CKM_EDDSA, 255, 448, SV | EC),
     row(CKM_GENERIC_SECRET_KEY_GEN, 1, 800, GEN),
     row(CKM_SHA_1_HMAC, 1, 4096, SV),
     row(CKM_SHA224_HMAC, 1, 4096, SV),

@@ -221,6 +221,8 @@ wire_enum! {
         9 = Number { value: u64 },
         /// CK_SP800_108_KDF_PARAMS, its feedback form with the IV.
         10 = Kdf { prf: u64, data: Vec<(u64, Bytes)>, iv: Bytes, more: Vec<Template> },
+        /// CK_EDDSA_PARAMS.
+        11 = Eddsa { prehash: bool, context: Bytes },
     }
 }
 

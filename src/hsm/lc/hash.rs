@@ -105,6 +105,19 @@ impl Hasher {
     }
 }
 
+/// 64 bytes of SHAKE256 (FIPS 202): the digest of Ed448ph.
+pub(super) fn shake256(data: &[u8]) -> Lc<[u8; 64]> {
+    let mut out = [0; 64];
+    // SAFETY: a fresh context, owned from here on; `data` is a valid slice, `out` has the length that is named.
+    unsafe {
+        let ctx = MdCtx::new(lc::EVP_MD_CTX_new())?;
+        ok(lc::EVP_DigestInit_ex(ctx.raw(), lc::EVP_shake256(), std::ptr::null_mut()))?;
+        ok(lc::EVP_DigestUpdate(ctx.raw(), data.as_ptr().cast(), data.len()))?;
+        ok(lc::EVP_DigestFinalXOF(ctx.raw(), out.as_mut_ptr(), out.len()))?;
+    }
+    Ok(out)
+}
+
 owner!(HmacCtx, lc::HMAC_CTX, lc::HMAC_CTX_free);
 
 /// HMAC (FIPS 198-1) in pieces.

@@ -5,11 +5,14 @@
 //! function's failure becomes [`Failed`], never a panic. No policy stands here: `mechs` decides what may be called.
 
 mod cipher;
+mod edwards;
 mod hash;
 mod num;
 mod pkey;
 
 pub(super) use cipher::{Block, Cipher, gcm_open, gcm_seal, kw_unwrap, kw_wrap};
+pub(super) use edwards::{EdCurve, EdMode, Edwards};
+use hash::shake256;
 pub(super) use hash::{Cmac, Hasher, Hmac, Md};
 pub(super) use pkey::{Curve, Ec, Rsa, RsaParts};
 

@@ -100,3 +100,47 @@ fn pieces_and_wholes_agree() {
     let key = unhex("2b7e151628aed2a6abf7158809cf4f3c");
     assert_eq!(Cmac::mac(&key, b"").unwrap(), unhex("bb1d6929e95937287fa37d129b756746"));
 }
+
+/// RFC 8032 7.1, 7.4 and 7.5: the published vectors of Ed25519 (test 2), Ed448 ("1 octet (with context)") and Ed448ph.
+#[test]
+fn edwards_signatures_are_those_of_the_rfc() {
+    let seed = unhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb");
+    let key = Edwards::from_seed(EdCurve::Ed25519, &seed).unwrap();
+    assert_eq!(key.public(), unhex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"));
+    let signature = key.sign(&[0x72], &EdMode::default()).unwrap();
+    assert_eq!(
+        signature,
+        unhex(
+            "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aee\
+             b00d291612bb0c00"
+        )
+    );
+    let seed = unhex(
+        "c4eab05d357007c632f3dbb48489924d552b08fe0c353a0d4a1f00acda2c463afbea67c5e8d2877c5e3bc397a659949ef8021e954e0a12274e",
+    );
+    let key = Edwards::from_seed(EdCurve::Ed448, &seed).unwrap();
+    let mode = EdMode { prehash: false, context: unhex("666f6f") };
+    let signature = key.sign(&[3], &mode).unwrap();
+    assert_eq!(
+        signature,
+        unhex(
+            "d4f8f6131770dd46f40867d6fd5d5055de43541f8c5e35abbcd001b32a89f7d2151f7647f11d8ca2ae279fb842d607217fce6e042f6815ea\
+             000c85741de5c8da1144a6a1aba7f96de42505d7a7298524fda538fccbbb754f578c1cad10d54d0d5428407e85dcbc98a49155c13764e66c\
+             3c00"
+        )
+    );
+    for (curve, len) in [(EdCurve::Ed25519, 32), (EdCurve::Ed448, 57)] {
+        let key = Edwards::from_seed(curve, &vec![9; len]).unwrap();
+        let public = Edwards::from_public(curve, key.public()).unwrap();
+        for (prehash, context) in [(false, &b""[..]), (false, b"c"), (true, b""), (true, b"c")] {
+            let mode = EdMode { prehash, context: context.to_vec() };
+            let signature = key.sign(b"m", &mode).unwrap();
+            assert_eq!(signature.len(), key.signature_len());
+            public.verify(b"m", &mode, &signature).unwrap();
+            assert!(public.verify(b"n", &mode, &signature).is_err());
+            let other = EdMode { prehash, context: b"d".to_vec() };
+            assert!(public.verify(b"m", &other, &signature).is_err());
+            assert!(public.sign(b"m", &mode).is_err());
+        }
+    }
+}

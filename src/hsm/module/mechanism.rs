@@ -45,39 +45,13 @@ pub(super) unsafe fn mechanism(at: *const CK_MECHANISM) -> Ck<Given> {
             }
             CKM_RSA_PKCS_PSS => pss(&raw)?,
             kind if hashed(kind).is_some_and(|(s, _)| s == super::super::mechs::Scheme::Pss) => pss(&raw)?,
-            CKM_ECDH1_DERIVE => {
-                let p: CK_ECDH1_DERIVE_PARAMS = structure(&raw)?;
-                Params::Ecdh {
-                    kdf: p.kdf,
-                    shared: bytes(p.pSharedData, p.ulSharedDataLen)?,
-                    public: bytes(p.pPublicData, p.ulPublicDataLen)?,
+            kind if is_derivation(kind) => derivation(&raw)?,
+            CKM_EDDSA if !empty => {
+                let p: CK_EDDSA_PARAMS = structure(&raw)?;
+                Params::Eddsa {
+                    prehash: p.phFlag != CK_FALSE,
+                    context: bytes(p.pContextData, p.ulContextDataLen)?,
                 }
-            }
-            CKM_AES_CBC_ENCRYPT_DATA => {
-                let p: CK_AES_CBC_ENCRYPT_DATA_PARAMS = structure(&raw)?;
-                Params::Data { iv: Zeroizing::new(p.iv.to_vec()), data: bytes(p.pData, p.length)? }
-            }
-            CKM_AES_ECB_ENCRYPT_DATA
-            | CKM_CONCATENATE_BASE_AND_DATA
-            | CKM_CONCATENATE_DATA_AND_BASE
-            | CKM_XOR_BASE_AND_DATA => {
-                let p: CK_KEY_DERIVATION_STRING_DATA = structure(&raw)?;
-                Params::Data { iv: Zeroizing::new(Vec::new()), data: bytes(p.pData, p.ulLen)? }
-            }
-            CKM_CONCATENATE_BASE_AND_KEY | CKM_EXTRACT_KEY_FROM_KEY => {
-                Params::Number { value: structure::<CK_ULONG>(&raw)? }
-            }
-            CKM_SP800_108_COUNTER_KDF => {
-                let p: CK_SP800_108_KDF_PARAMS = structure(&raw)?;
-                let data = kdf_data(p.pDataParams, p.ulNumberOfDataParams)?;
-                let more = derived_keys(p.pAdditionalDerivedKeys, p.ulAdditionalDerivedKeys)?;
-                Params::Kdf { prf: p.prfType, data, iv: Zeroizing::new(Vec::new()), more }
-            }
-            CKM_SP800_108_FEEDBACK_KDF => {
-                let p: CK_SP800_108_FEEDBACK_KDF_PARAMS = structure(&raw)?;
-                let data = kdf_data(p.pDataParams, p.ulNumberOfDataParams)?;
-                let more = derived_keys(p.pAdditionalDerivedKeys, p.ulAdditionalDerivedKeys)?;
-                Params::Kdf { prf: p.prfType, data, iv: bytes(p.pIV, p.ulIVLen)?, more }
             }
             _ if empty => Params::None {},
             _ if raw.ulParameterLen <= 64 => {
@@ -87,6 +61,68 @@ pub(super) unsafe fn mechanism(at: *const CK_MECHANISM) -> Ck<Given> {
         }
     };
     Ok(Given { mech: Mech { kind: raw.mechanism, params }, iv_out })
+}
+
+/// Whether a mechanism derives and has parameters.
+fn is_derivation(kind: u64) -> bool {
+    matches!(
+        kind,
+        CKM_ECDH1_DERIVE
+            | CKM_AES_CBC_ENCRYPT_DATA
+            | CKM_AES_ECB_ENCRYPT_DATA
+            | CKM_CONCATENATE_BASE_AND_DATA
+            | CKM_CONCATENATE_DATA_AND_BASE
+            | CKM_XOR_BASE_AND_DATA
+            | CKM_CONCATENATE_BASE_AND_KEY
+            | CKM_EXTRACT_KEY_FROM_KEY
+            | CKM_SP800_108_COUNTER_KDF
+            | CKM_SP800_108_FEEDBACK_KDF
+    )
+}
+
+/// # Safety
+/// As for [`mechanism`].
+unsafe fn derivation(raw: &CK_MECHANISM) -> Ck<Params> {
+    // SAFETY: the caller's promise; each structure is read only where the length is its own.
+    Ok(unsafe {
+        match raw.mechanism {
+            CKM_ECDH1_DERIVE => {
+                let p: CK_ECDH1_DERIVE_PARAMS = structure(raw)?;
+                Params::Ecdh {
+                    kdf: p.kdf,
+                    shared: bytes(p.pSharedData, p.ulSharedDataLen)?,
+                    public: bytes(p.pPublicData, p.ulPublicDataLen)?,
+                }
+            }
+            CKM_AES_CBC_ENCRYPT_DATA => {
+                let p: CK_AES_CBC_ENCRYPT_DATA_PARAMS = structure(raw)?;
+                Params::Data { iv: Zeroizing::new(p.iv.to_vec()), data: bytes(p.pData, p.length)? }
+            }
+            CKM_AES_ECB_ENCRYPT_DATA
+            | CKM_CONCATENATE_BASE_AND_DATA
+            | CKM_CONCATENATE_DATA_AND_BASE
+            | CKM_XOR_BASE_AND_DATA => {
+                let p: CK_KEY_DERIVATION_STRING_DATA = structure(raw)?;
+                Params::Data { iv: Zeroizing::new(Vec::new()), data: bytes(p.pData, p.ulLen)? }
+            }
+            CKM_CONCATENATE_BASE_AND_KEY | CKM_EXTRACT_KEY_FROM_KEY => {
+                Params::Number { value: structure::<CK_ULONG>(raw)? }
+            }
+            CKM_SP800_108_COUNTER_KDF => {
+                let p: CK_SP800_108_KDF_PARAMS = structure(raw)?;
+                let data = kdf_data(p.pDataParams, p.ulNumberOfDataParams)?;
+                let more = derived_keys(p.pAdditionalDerivedKeys, p.ulAdditionalDerivedKeys)?;
+                Params::Kdf { prf: p.prfType, data, iv: Zeroizing::new(Vec::new()), more }
+            }
+            CKM_SP800_108_FEEDBACK_KDF => {
+                let p: CK_SP800_108_FEEDBACK_KDF_PARAMS = structure(raw)?;
+                let data = kdf_data(p.pDataParams, p.ulNumberOfDataParams)?;
+                let more = derived_keys(p.pAdditionalDerivedKeys, p.ulAdditionalDerivedKeys)?;
+                Params::Kdf { prf: p.prfType, data, iv: bytes(p.pIV, p.ulIVLen)?, more }
+            }
+            _ => return Err(CKR_MECHANISM_INVALID),
+        }
+    })
 }
 
 /// The parameter as a structure of exactly its length.

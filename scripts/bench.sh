@@ -6,6 +6,9 @@
 need_fuse
 need fio:fio gocryptfs:gocryptfs securefs:securefs encfs:encfs cryfs:cryfs mkfs.ext4:e2fsprogs losetup:mount tar:tar
 build_release
+# Mounts take requests by io_uring where the kernel offers it: EnvelopeFS and the null filesystem alike.
+OFFER=/sys/module/fuse/parameters/enable_uring
+[ ! -e "$OFFER" ] || echo Y | as_root tee "$OFFER" > /dev/null || true
 OUT=${OUT:-$(mktemp -d "${TMPDIR:-/tmp}/envelopefs-bench-out.XXXXXX")}
 mkdir -p "$OUT"
 EFS_COMMIT=$(git -C "$REPO" describe --always --dirty 2>/dev/null || true)

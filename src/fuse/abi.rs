@@ -174,6 +174,8 @@ pub(super) mod fattr {
 pub(super) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 /// The kernel may keep the directory's listing.
 pub(super) const FOPEN_CACHE_DIR: u32 = 1 << 3;
+/// `fuse_write_in.write_flags`: written back from the page cache.
+pub(super) const WRITE_CACHE: u32 = 1 << 0;
 /// `fuse_write_in.write_flags`: drop set-id bits and capabilities.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// `fuse_fsync_in.fsync_flags`: data only.

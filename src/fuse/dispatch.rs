@@ -174,7 +174,7 @@ fn handling<H: Handler>(handler: &H, request: &Request<'_>, out: Out<'_>) -> Ans
             handler.readdir(ino, fh, offset, &mut entries)?;
             return Ok(entries.used());
         }
-        Op::Write { fh, offset, kill_priv, data } => {
+        Op::Write { fh, offset, kill_priv, data, .. } => {
             handler.write(ino, fh, offset, data, kill_priv)?;
             let size = u32::try_from(data.len()).map_err(|_| Errno::INVAL)?;
             return out.value(&abi::WriteOut { size, padding: 0 });

@@ -79,7 +79,8 @@ pub(super) enum Op<'a> {
     Link { ino: u64, name: &'a [u8] },
     Open { flags: i32 },
     Read { fh: u64, offset: u64, size: u32 },
-    Write { fh: u64, offset: u64, kill_priv: bool, data: &'a [u8] },
+    /// `cached`: written back from the page cache.
+    Write { fh: u64, offset: u64, kill_priv: bool, cached: bool, data: &'a [u8] },
     Statfs,
     Release { fh: u64 },
     Fsync { fh: u64, data_only: bool },
@@ -213,7 +214,8 @@ fn handling(code: u32, mut body: Body<'_>) -> Option<Op<'_>> {
         opcode::WRITE => {
             let given: abi::WriteIn = body.fixed()?;
             let kill_priv = given.write_flags & abi::WRITE_KILL_SUIDGID != 0;
-            Op::Write { fh: given.fh, offset: given.offset, kill_priv, data: body.bytes(given.size)? }
+            let cached = given.write_flags & abi::WRITE_CACHE != 0;
+            Op::Write { fh: given.fh, offset: given.offset, kill_priv, cached, data: body.bytes(given.size)? }
         }
         opcode::RELEASE => Op::Release { fh: body.fixed::<abi::ReleaseIn>()?.fh },
         opcode::FLUSH => Op::Flush { fh: body.fixed::<abi::FlushIn>()?.fh },

@@ -7,6 +7,21 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 /// Small requests in a row after which a thread goes back: moving costs more than one of them.
 const SETTLED: u8 = 8;
 
+/// Writes of the page cache in a row (nobody waits for each of them) after which a thread leaves: one that syncs or closes
+/// small files makes fewer between other requests.
+const STREAM: u8 = 8;
+
+/// What a request asks of its thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Weight {
+    /// A caller waits, and not for much.
+    Small,
+    /// A write of the page cache.
+    Background,
+    /// Copies and cipher are worth another processor.
+    Large,
+}
+
 /// A thread's place.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -17,6 +32,8 @@ pub(super) struct Place {
     away: bool,
     /// Small requests since the last large one.
     small: u8,
+    /// Writes of the page cache since the last other request.
+    background: u8,
 }
 
 impl Place {
@@ -29,14 +46,15 @@ impl Place {
             set.set(cpu);
             set
         });
-        let mut place = Self { home, anywhere, away: true, small: 0 };
+        let mut place = Self { home, anywhere, away: true, small: 0, background: 0 };
         place.go_home();
         place
     }
 
-    /// A request was taken: a large one, or a small one.
-    pub(super) fn before(&mut self, large: bool) {
-        if large {
+    /// A request was taken.
+    pub(super) fn before(&mut self, weight: Weight) {
+        self.background = if weight == Weight::Background { self.background.saturating_add(1) } else { 0 };
+        if weight == Weight::Large || self.background >= STREAM {
             self.small = 0;
             self.leave();
         } else if self.away {
@@ -66,5 +84,32 @@ impl Place {
 fn set(cpus: &CpuSet) {
     if let Err(e) = sched_setaffinity(None, cpus) {
         debug!("a ring's thread stays where it is: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Large requests and streams of background writes are answered anywhere; a few small ones bring the thread back.
+    #[test]
+    fn a_thread_leaves_for_what_is_large_and_comes_back() {
+        let cpu =
+            sched_getaffinity(None).ok().and_then(|set| (0..CpuSet::MAX_CPU).find(|cpu| set.is_set(*cpu)));
+        let mut place = Place::new(cpu);
+        assert!(!place.away);
+        let mut after = |weight, times: u8| {
+            (0..times).for_each(|_| place.before(weight));
+            place.away
+        };
+        assert!(after(Weight::Large, 1));
+        assert!(after(Weight::Small, SETTLED - 1));
+        assert!(!after(Weight::Small, 1));
+        assert!(!after(Weight::Background, STREAM - 1));
+        assert!(!after(Weight::Small, 1));
+        assert!(after(Weight::Background, STREAM));
+        assert!(after(Weight::Background, 100));
+        assert!(!after(Weight::Small, SETTLED));
+        set(&place.anywhere.expect("as it was before"));
     }
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::command;
 use super::patience::Patience;
-use super::place::Place;
+use super::place::{Place, Weight};
 use super::slot::Slot;
 use crate::fuse::abi::opcode;
 use crate::fuse::channel::Channel;
@@ -74,8 +74,8 @@ impl Ring {
                     }
                     errno => return Err(io::Error::from_raw_os_error(errno)),
                 }
-                let (commit_id, large) = answer(slot, handler, agreed, &mut scratch, &mut place);
-                may_wait_awake = !large;
+                let (commit_id, small) = answer(slot, handler, agreed, &mut scratch, &mut place);
+                may_wait_awake = small;
                 slot.give();
                 let entry = command::commit_and_fetch(channel.as_fd(), *queue, commit_id, index);
                 push(&mut self.uring, &entry)?;
@@ -134,7 +134,7 @@ fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<()> {
     }
 }
 
-/// Answers the request in a slot there; gives its number, and whether it was a large one.
+/// Answers the request in a slot there; gives its number, and whether it was a small one, whose caller may ask again soon.
 fn answer<H: Handler>(
     slot: &mut Slot,
     handler: &H,
@@ -142,19 +142,19 @@ fn answer<H: Handler>(
     scratch: &mut [u8],
     place: &mut Place,
 ) -> (u64, bool) {
-    let Some((mut headers, payload)) = slot.parts() else { return (0, false) };
+    let Some((mut headers, payload)) = slot.parts() else { return (0, true) };
     let (header, entry) = (headers.request(), headers.entry());
     let ext = agreed.setxattr_ext();
     // Content and listings go straight into the payload, in which nothing of such a request stands.
     let straight = matches!(header.opcode, opcode::READ | opcode::READDIR | opcode::READDIRPLUS);
-    let (reply, large) = if straight {
+    let (reply, small) = if straight {
         let request = decode(header, Body::split(headers.operation(), &[]), ext);
         ask(handler, request, place, payload)
     } else {
         let given = payload.get(..entry.payload_sz as usize).unwrap_or_default();
         let request = decode(header, Body::split(headers.operation(), given), ext);
         match ask(handler, request, place, scratch) {
-            (Reply::Data(len), large) => (put(scratch.get(..len), payload), large),
+            (Reply::Data(len), small) => (put(scratch.get(..len), payload), small),
             other => other,
         }
     };
@@ -165,10 +165,10 @@ fn answer<H: Handler>(
         Reply::Silence => (0, 0),
     };
     headers.answer(error, len);
-    (entry.commit_id, large)
+    (entry.commit_id, small)
 }
 
-/// Calls the handler in the right place; tells whether the request was a large one.
+/// Calls the handler in the right place; tells whether the request was a small one.
 fn ask<H: Handler>(
     handler: &H,
     request: Result<Request<'_>, Malformed>,
@@ -179,16 +179,17 @@ fn ask<H: Handler>(
         Ok(request) => request,
         Err(malformed) => {
             error!("{malformed}");
-            return (Reply::Error(Errno::IO), false);
+            return (Reply::Error(Errno::IO), true);
         }
     };
-    let large = match request.op {
-        Op::Write { data, .. } => data.len() >= LARGE,
-        Op::Read { size, .. } => size as usize >= LARGE,
-        _ => false,
+    let weight = match request.op {
+        Op::Write { data, .. } if data.len() >= LARGE => Weight::Large,
+        Op::Read { size, .. } if size as usize >= LARGE => Weight::Large,
+        Op::Write { cached: true, .. } => Weight::Background,
+        _ => Weight::Small,
     };
-    place.before(large);
-    (dispatch(handler, &request, out), large)
+    place.before(weight);
+    (dispatch(handler, &request, out), weight == Weight::Small)
 }
 
 fn put(answer: Option<&[u8]>, payload: &mut [u8]) -> Reply {

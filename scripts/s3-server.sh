@@ -20,7 +20,7 @@ JSON
       -master.port=$((port + 1)) -master.port.grpc=$((port + 2)) -master.volumeSizeLimitMB=1024 \
       -volume.port=$((port + 3)) -volume.port.grpc=$((port + 4)) \
       -filer -filer.port=$((port + 5)) -filer.port.grpc=$((port + 6)) \
-      -s3 -s3.port="$port" -s3.port.grpc=$((port + 7)) -s3.config="$work/s3.json" ) > "$work/log" 2>&1 &
+      -s3 -s3.port="$port" -s3.port.grpc=$((port + 7)) -s3.port.iceberg=0 -s3.port.lance=0 -s3.config="$work/s3.json" ) > "$work/log" 2>&1 &
   echo $! > "$work/pid"
   for _ in $(seq 300); do
     kill -0 "$(cat "$work/pid")" 2>/dev/null || break

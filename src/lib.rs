@@ -18,3 +18,4 @@ pub mod kms;
 pub mod pipeline;
 pub mod upkeep;
 pub mod vault;
+pub mod view;

@@ -20,13 +20,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("fs", &["format", "crypto", "vault", "keys", "content"]),
     ("fuse", &["fs"]),
     ("backup", &["format", "vault"]),
+    ("view", &["format", "vault", "fs", "fuse", "backup"]),
     ("check", &["format", "crypto", "vault", "pipeline", "kms", "keys", "content", "fs", "fuse"]),
     ("bench", &["format", "crypto", "vault", "pipeline", "kms", "keys", "content", "fs", "fuse", "check"]),
     (
         "cli",
         &[
             "format", "crypto", "vault", "pipeline", "hsm", "kms", "keys", "content", "upkeep", "fs", "fuse",
-            "check", "bench", "backup",
+            "check", "bench", "backup", "view",
         ],
     ),
     ("main", &["cli"]),

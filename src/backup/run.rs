@@ -66,19 +66,22 @@ impl RunReport {
     }
 }
 
-/// What keeps the vault readable while it is read.
-struct Access {
-    daemon: Option<Arc<dyn Daemon>>,
-    /// Nobody else changes the vault while this is held.
-    _lock: Option<VaultLock>,
-    journal: bool,
+/// What keeps a vault readable while it is read.
+#[derive(Debug)]
+pub struct Access {
+    /// The daemon of the mount that the vault has, if it has one with a journal.
+    pub daemon: Option<Arc<dyn Daemon>>,
+    /// Nobody else mounts the vault while this is held, but with `--shared`.
+    pub lock: Option<VaultLock>,
+    /// What lies in the journal is true: nobody changes it.
+    pub journal: bool,
 }
 
 /// Asks the daemon where there is a mount; else keeps mounts out, but for shared ones, which write in place.
-fn access(vault: &Path) -> Result<Access> {
+pub fn access(vault: &Path) -> Result<Access> {
     let top = open_top(vault)?;
     match VaultLock::take(&top, true) {
-        Ok(lock) => Ok(Access { daemon: None, _lock: Some(lock), journal: true }),
+        Ok(lock) => Ok(Access { daemon: None, lock: Some(lock), journal: true }),
         Err(Errno::WOULDBLOCK) => {
             let daemon = Control::connect(vault).map_err(|e| BackupError::Io {
                 path: vault.to_owned(),
@@ -87,12 +90,12 @@ fn access(vault: &Path) -> Result<Access> {
                     format!("the vault is mounted, or being checked, and its daemon is not to be asked: {e}"),
                 ),
             })?;
-            Ok(Access { daemon: Some(Arc::new(daemon)), _lock: None, journal: false })
+            Ok(Access { daemon: Some(Arc::new(daemon)), lock: None, journal: false })
         }
         // A vault that this user may read only: then it cannot be locked, but for its change times.
         Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(Access {
             daemon: Control::connect(vault).ok().map(|c| Arc::new(c) as _),
-            _lock: None,
+            lock: None,
             journal: false,
         }),
         Err(e) => Err(BackupError::errno(vault)(e)),

@@ -154,6 +154,53 @@ impl Iterator for Walk {
     }
 }
 
+/// A vault whose entries are asked for one by one.
+#[derive(Debug)]
+pub struct Tree {
+    top: OwnedFd,
+}
+
+impl Tree {
+    /// Opens the vault at `vault`.
+    pub fn open(vault: &Path) -> Result<Self> {
+        Ok(Self { top: open_top(vault)? })
+    }
+
+    /// The vault's top directory.
+    pub fn top(&self) -> &OwnedFd {
+        &self.top
+    }
+
+    /// The entry at a lower path, which a backup would store; ENOENT where it would not.
+    pub fn entry(&self, path: &Path) -> rustix::io::Result<Entry> {
+        let kind = match (path.parent(), path.file_name()) {
+            (Some(dir), Some(name)) => kind_of(dir, name.as_bytes(), false).ok_or(Errno::NOENT)?,
+            _ => Kind::Ours,
+        };
+        let fd = super::headers::reach(&self.top, path)?;
+        let stat = stat_fd(&fd)?;
+        let mut entry =
+            Entry { path: path.to_owned(), stat, xattrs: Vec::new(), target: None, fault: None, fd };
+        look_at(&mut entry, kind);
+        Ok(entry)
+    }
+
+    /// Names and types of what a backup would store of a directory, in byte order.
+    pub fn names(&self, dir: &Path) -> rustix::io::Result<Vec<(Vec<u8>, u32)>> {
+        let fd = super::headers::reach(&self.top, dir)?;
+        let mut names = names_of(&fd)?;
+        names.reverse();
+        let kept = names.into_iter().filter(|name| kind_of(dir, name, false).is_some());
+        Ok(kept
+            .map(|name| {
+                let is_dir = rustix::fs::statat(&fd, &name[..], rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|s| s.st_mode & libc::S_IFMT == S_IFDIR);
+                (name, if is_dir { S_IFDIR } else { S_IFREG })
+            })
+            .collect())
+    }
+}
+
 /// Whose a name is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {

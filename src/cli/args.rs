@@ -8,6 +8,7 @@ use super::backup::BackupArgs;
 use super::bench::BenchArgs;
 use super::headers::HeadersArgs;
 use super::hsm::HsmArgs;
+use super::import::ImportArgs;
 use super::kms::KmsArgs;
 use super::secrets::KeyArgs;
 
@@ -50,6 +51,8 @@ pub(super) enum Command {
     Rekey(RekeyArgs),
     /// Stores a vault's ciphertext in S3, and brings it back.
     Backup(Box<BackupArgs>),
+    /// Makes a vault of a copy of its ciphertext view.
+    Import(ImportArgs),
     /// Keeps all headers of a vault in one file, and puts them back where a copy lost them.
     Headers(HeadersArgs),
     /// Works on the keys of the embedded KMS.
@@ -127,6 +130,10 @@ pub(super) struct MountArgs {
     /// How the kernel's requests come: by io_uring (uring), by /dev/fuse (device), or by what is there and faster.
     #[arg(long, value_name = "WAY", default_value = "auto", value_parser = ["auto", "device", "uring"], help_heading = "Mount")]
     pub(super) transport: String,
+    /// What to show: ciphertext is the vault itself, read-only, each file with its header inside, for tools that keep
+    /// no extended attributes (`import` makes a vault of a copy). Needs no key.
+    #[arg(long, value_name = "WHAT", value_parser = ["plaintext", "ciphertext"], default_value = "plaintext", help_heading = "Mount")]
+    pub(super) view: String,
     /// Options as mount(8) takes them: ro, noatime, allow_other, suid, dev, noexec, shared, no-journal, direct-lower,
     /// transport=WAY, key_cache=SECONDS, kms-dir=DIR, ...
     #[arg(long, short, value_name = "LIST", value_delimiter = ',', help_heading = "Mount")]

@@ -15,10 +15,12 @@ use super::guardian::Guardian;
 use super::mount_options::MountOptions;
 use super::sandbox::{self, Needs};
 use super::{control, harden, logging, mount, network, signals};
+use crate::backup;
 use crate::crypto::kernel;
 use crate::fs::{self, Fs, FsError};
-use crate::fuse::{self, MountConfig, Mounted, Transport};
+use crate::fuse::{self, MountConfig, Session, Transport};
 use crate::keys::{self, Unlock};
+use crate::view::CiphertextView;
 
 /// After a signal to end, this long for programs to let go of their open files.
 const GRACE: Duration = Duration::from_secs(10);
@@ -63,6 +65,9 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
     }
     let mut guardian =
         Guardian::start(&plan.mount_point).map_err(CliError::io(Path::new("/proc/self/exe")))?;
+    if plan.options.ciphertext {
+        return show_ciphertext(plan, guardian, blocked, life, &nowhere);
+    }
     let fs = Arc::new(open(plan, unlock)?);
     let mounted = fuse::mount(
         Arc::clone(&fs),
@@ -72,20 +77,47 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
     .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
     let told = guardian.mounted(mounted.device());
     told.map_err(CliError::io(Path::new("the guardian")))?;
-    let control = control::bind(&plan.vault);
-    enter_sandbox(plan, fs.keyring(), mounted.transport())?;
+    // Mounts of several hosts keep nothing in a journal, and would take each other's socket away.
+    let control = if plan.options.shared { None } else { control::bind(&plan.vault) };
+    enter_sandbox(plan, Some(fs.keyring()), mounted.transport())?;
     control::serve(control, &fs);
     let wishes = signals::listen(blocked).map_err(CliError::io(Path::new("signals")))?;
     report_ready(life, &nowhere).map_err(CliError::io(Path::new("stdout")))?;
     info!("mounted: filesystem {}, transport {}", mounted.device(), mounted.transport());
-    let served = serve(mounted, &mut guardian, &wishes);
+    let served = serve(move || mounted.run(), &mut guardian, &wishes);
     if let Err(e) = &served {
         error!("serving ended early: {e}");
     }
-    control::unbind(&plan.vault);
+    if !plan.options.shared {
+        control::unbind(&plan.vault);
+    }
     fs.close();
     info!("unmounted");
     drop(guardian);
+    served.map(|()| Exit::Ok).map_err(CliError::io(&plan.mount_point))
+}
+
+/// The vault as it is, with its headers inside the files: no key is needed.
+fn show_ciphertext(
+    plan: &Plan,
+    mut guardian: Guardian,
+    blocked: signals::Blocked,
+    life: Life,
+    nowhere: &File,
+) -> Result<Exit, CliError> {
+    let access = backup::access(&plan.vault)?;
+    let view = CiphertextView::new(&plan.vault, access.daemon.clone())?;
+    let config = MountConfig { read_only: true, ..mount_config(plan, false) };
+    let session = Session::mount(view, &plan.mount_point, &config)
+        .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
+    guardian.mounted(session.device()).map_err(CliError::io(Path::new("the guardian")))?;
+    enter_sandbox(plan, None, session.transport())?;
+    let wishes = signals::listen(blocked).map_err(CliError::io(Path::new("signals")))?;
+    report_ready(life, nowhere).map_err(CliError::io(Path::new("stdout")))?;
+    info!("mounted: ciphertext, filesystem {}", session.device());
+    let served = serve(move || session.run(), &mut guardian, &wishes);
+    info!("unmounted");
+    drop((access, guardian));
     served.map(|()| Exit::Ok).map_err(CliError::io(&plan.mount_point))
 }
 
@@ -143,7 +175,7 @@ fn mount_config(plan: &Plan, far: bool) -> MountConfig {
     }
 }
 
-fn enter_sandbox(plan: &Plan, keyring: &keys::Keyring, transport: Transport) -> Result<(), CliError> {
+fn enter_sandbox(plan: &Plan, keyring: Option<&keys::Keyring>, transport: Transport) -> Result<(), CliError> {
     if plan.options.no_sandbox {
         warn!("running without a sandbox (--no-sandbox)");
         return Ok(());
@@ -154,8 +186,8 @@ fn enter_sandbox(plan: &Plan, keyring: &keys::Keyring, transport: Transport) -> 
     writable.extend(plan.options.log_file.as_deref());
     // A umask of its own needs no file; what /proc/self/fd leads to is allowed by its own path.
     let mut readable = vec![PathBuf::from("/proc/self")];
-    let mut ports = keyring.ports();
-    if !ports.is_empty() {
+    let mut ports = keyring.map_or_else(Vec::new, keys::Keyring::ports);
+    if let Some(keyring) = keyring.filter(|_| !ports.is_empty()) {
         network::add(&mut readable, &mut ports);
         // Its threads were started with all the rights of this process.
         keyring.settle();
@@ -184,11 +216,15 @@ fn report_ready(life: Life, nowhere: &File) -> std::io::Result<()> {
 ///
 /// `GRACE` begins when the guardian has unmounted: before that the kernel may still write pages back, and however
 /// long that takes, ending would lose them.
-fn serve(mounted: Mounted, guardian: &mut Guardian, wishes: &Receiver<i32>) -> std::io::Result<()> {
+fn serve(
+    run: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+    guardian: &mut Guardian,
+    wishes: &Receiver<i32>,
+) -> std::io::Result<()> {
     let mut unmounted = guardian.unmounted()?;
     let (sender, ended) = bounded(1);
     std::thread::Builder::new().name("efs-serve".to_owned()).spawn(move || {
-        let _ = sender.send(mounted.run());
+        let _ = sender.send(run());
     })?;
     let mut deadline = never();
     loop {

@@ -17,6 +17,7 @@ mod guardian;
 mod harden;
 mod headers;
 mod hsm;
+mod import;
 mod info;
 mod init;
 mod inspect;
@@ -87,6 +88,7 @@ fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliEr
         Command::Rewrap(args) => upkeep::rewrap(&args),
         Command::Rekey(args) => upkeep::rekey(&args),
         Command::Backup(args) => backup::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Headers(args) => headers::run(&args),
         Command::Kms(args) => {
             kms::run(&args, &|| args_passphrase(&args)).map_err(CliError::Kms).map(|()| Exit::Ok)

@@ -38,7 +38,11 @@ pub(super) fn run(args: &MountArgs, argv: &[OsString]) -> Result<Exit, CliError>
         let unlock = unlock_from_parent(plan.options.key.kms_dir.clone())?;
         return daemon::run(&plan, &unlock, daemon::Life::Background);
     }
-    let unlock = plan.options.key.unlock_vault(&plan.vault)?;
+    let unlock = if plan.options.ciphertext {
+        Unlock::default()
+    } else {
+        plan.options.key.unlock_vault(&plan.vault)?
+    };
     if plan.options.foreground {
         return daemon::run(&plan, &unlock, daemon::Life::Foreground);
     }

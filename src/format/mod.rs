@@ -15,3 +15,4 @@ pub mod layout;
 pub mod links;
 pub mod map;
 pub mod names;
+pub mod view;

@@ -7,3 +7,4 @@ mod headers;
 mod mounted;
 mod round_trip;
 mod s3;
+mod view;

@@ -178,3 +178,41 @@ fn stock_restic_restores_it_from_s3() {
     ));
     home.assert_same("vault", "out/vault");
 }
+
+/// `aws s3 sync`, which keeps nothing but bytes, carries the ciphertext view there and back; what comes back is the vault.
+#[test]
+fn the_view_goes_round_by_aws_s3_sync() {
+    if !has("aws") {
+        return;
+    }
+    let Some(mut home) = home("sync") else { return };
+    home.fill();
+    std::fs::create_dir(home.path("view")).unwrap();
+    let log = home.path("view.log");
+    home.ok(&["mount", "--view", "ciphertext", "--log-file", log.to_str().unwrap(), "vault", "view"]);
+    let bucket = home.repo.replace("/host/one", "/tree");
+    home.sh(&format!("aws s3 sync --only-show-errors view {bucket}"));
+    home.ok(&["umount", "view"]);
+    home.sh(&format!("aws s3 sync --only-show-errors {bucket} tree"));
+    home.ok(&["import", "tree", "back"]);
+    home.assert_same("vault", "back");
+}
+
+/// The same with rclone, without `--metadata`.
+#[test]
+fn the_view_goes_round_by_rclone() {
+    if !has("rclone") {
+        return;
+    }
+    let Some(mut home) = home("rclone") else { return };
+    home.fill();
+    std::fs::create_dir(home.path("view")).unwrap();
+    let log = home.path("view.log");
+    home.ok(&["mount", "--view", "ciphertext", "--log-file", log.to_str().unwrap(), "vault", "view"]);
+    let remote = home.repo.replace("s3://", ":s3,provider=Other,env_auth:").replace("/host/one", "/tree");
+    home.sh(&format!("rclone -q copy view {remote}"));
+    home.ok(&["umount", "view"]);
+    home.sh(&format!("rclone -q copy {remote} tree"));
+    home.ok(&["import", "tree", "back"]);
+    home.assert_same("vault", "back");
+}

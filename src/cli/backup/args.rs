@@ -36,6 +36,8 @@ pub(super) enum BackupCommand {
     Forget(ForgetArgs),
     /// Frees what no snapshot needs any more.
     Prune(PruneArgs),
+    /// Shows a snapshot's plaintext, read-only, straight from the repository. Needs the vault's key.
+    Mount(MountArgs),
 }
 
 /// Where the repository is and how it is reached.
@@ -270,4 +272,18 @@ pub(super) struct PruneArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Stays in the foreground; ends with Ctrl-C, or by: envelopefs umount MOUNTPOINT")]
+pub(super) struct MountArgs {
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+    /// Where the plaintext shall appear: an empty directory.
+    pub(super) mount_point: PathBuf,
+    /// latest, the beginning of an id, a day or a time (the last snapshot before it).
+    #[arg(long, value_name = "WHICH", default_value = "latest")]
+    pub(super) snapshot: String,
+    #[command(flatten)]
+    pub(super) open: OpenArgs,
 }

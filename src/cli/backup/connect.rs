@@ -103,10 +103,10 @@ fn open_files(
 }
 
 /// A directory that goes when it is dropped.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn make() -> Result<Self, CliError> {
+    pub(super) fn make() -> Result<Self, CliError> {
         let name = format!("envelopefs-{:016x}", u64::from_le_bytes(random::array()));
         let path = std::env::temp_dir().join(name);
         std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(CliError::io(&path))?;
@@ -116,7 +116,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(self.0.join(VAULT_DIR));
+        let _ = std::fs::remove_dir(&self.0);
     }
 }
 

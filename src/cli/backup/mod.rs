@@ -7,6 +7,7 @@
 mod args;
 mod connect;
 mod deep;
+mod look;
 mod print;
 mod progress;
 
@@ -37,6 +38,7 @@ pub(super) fn run(args: &BackupArgs) -> Result<Exit, CliError> {
         BackupCommand::Verify(args) => verify(args),
         BackupCommand::Forget(args) => forget(args),
         BackupCommand::Prune(args) => prune(args),
+        BackupCommand::Mount(args) => look::mount(args),
     }
 }
 

@@ -1,0 +1,178 @@
+//! A tree that a tool copied out of the ciphertext view becomes a vault again.
+//!
+//! Each file of such a tree begins with a frame that says what it was (`format::view`). A file that is none, that is cut
+//! or that was changed on the way is named, and the import ends incomplete.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::error::{BackupError, Result};
+use super::meter::Meter;
+use super::repo::{ContentRef, Item};
+use super::restore::place::{Contents, Placer, Step};
+use super::restore::{Items, Restored, alone, probe};
+use crate::format::layout::GROUP_DISK;
+use crate::format::view::{DIR_FILE, FRAME, Frame};
+use crate::vault::DiskFile;
+use crate::vault::file::LowerFile;
+
+/// Files that are written at once.
+const JOBS: usize = 4;
+/// The longest symlink target on Linux.
+const MAX_TARGET: u64 = 4096;
+
+/// The files of a tree.
+struct Tree<'t>(&'t Path);
+
+/// Makes a vault, or completes one, at `target` from the tree at `tree`.
+pub fn import(tree: &Path, target: &Path, meter: &Arc<Meter>) -> Result<Restored> {
+    if !tree.join(DIR_FILE).is_file() {
+        return Err(BackupError::Format {
+            path: tree.to_owned(),
+            why: format!("no copy of a ciphertext view: it has no {DIR_FILE}"),
+        });
+    }
+    let (mut bytes, mut header) = (0, 0);
+    let mut faults = Vec::new();
+    each_item(tree, &mut faults, &mut |item| {
+        bytes += item.size;
+        header = item.xattrs.iter().map(|(_, value)| value.len()).max().unwrap_or(0).max(header);
+        Ok(())
+    })?;
+    probe(target, bytes, header)?;
+    std::fs::create_dir_all(target).map_err(BackupError::io(target))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::open(target, flags, Mode::empty()).map_err(BackupError::errno(target))?;
+    let _lock = alone(&top, target)?;
+    let contents = Tree(tree);
+    let placer = Placer::new(&contents, top, meter);
+    let items: Items<'_> = &mut |each| each_item(tree, &mut Vec::new(), each);
+    placer.place_all(JOBS, items)?;
+    let mut done = placer.done.into_inner();
+    done.problems.extend(faults);
+    done.problems.sort();
+    Ok(done)
+}
+
+/// Goes through a tree, directories before what is in them.
+fn each_item(
+    tree: &Path,
+    faults: &mut Vec<(PathBuf, String)>,
+    each: &mut dyn FnMut(Item) -> Result<()>,
+) -> Result<()> {
+    let mut open = vec![PathBuf::new()];
+    while let Some(dir) = open.pop() {
+        let at = tree.join(&dir);
+        match framed(&at.join(DIR_FILE), dir.clone()) {
+            Ok(item) if item.kind == libc::S_IFDIR => each(item)?,
+            Ok(_) => {
+                faults.push((dir, format!("its {DIR_FILE} is not that of a directory")));
+                continue;
+            }
+            Err(why) => {
+                faults.push((dir, format!("{DIR_FILE}: {why}; nothing in it is imported")));
+                continue;
+            }
+        }
+        let listed = std::fs::read_dir(&at).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+        let mut listed = listed.map_err(BackupError::io(&at))?;
+        listed.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in listed {
+            let path = dir.join(entry.file_name());
+            let kind = entry.file_type().map_err(BackupError::io(&path))?;
+            if kind.is_dir() {
+                open.push(path);
+            } else if entry.file_name() != DIR_FILE {
+                match framed(&entry.path(), path.clone()) {
+                    Ok(item) if item.kind != libc::S_IFDIR => each(item)?,
+                    Ok(_) => faults.push((path, "a directory's frame under a file's name".into())),
+                    Err(why) => faults.push((path, why)),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Step<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| e.to_string())?.into())
+}
+
+/// What a file of the tree says it is. Its length must be what the frame says.
+fn framed(file: &Path, path: PathBuf) -> Step<Item> {
+    let file = open(file)?;
+    let (frame, at) = frame_of(&file)?;
+    let len = file.metadata().map_err(|e| e.to_string())?.len();
+    if len != at + frame.content {
+        return Err(format!("{len} bytes, its frame says {}: it was cut on the way", at + frame.content));
+    }
+    let kind = frame.mode & libc::S_IFMT;
+    let target = if kind == libc::S_IFLNK {
+        let mut target = vec![0; usize::try_from(frame.content.min(MAX_TARGET)).unwrap_or(0)];
+        file.read_exact_at(&mut target, at).map_err(|e| e.to_string())?;
+        Some(target)
+    } else {
+        None
+    };
+    Ok(Item {
+        path,
+        kind,
+        mode: frame.mode & 0o7777,
+        owner: frame.owner,
+        modified: Some(frame.modified),
+        size: if kind == libc::S_IFREG { frame.content } else { 0 },
+        xattrs: frame.xattrs,
+        target,
+        device: frame.rdev.into(),
+        inode: (frame.inode != 0).then_some((0, frame.inode)),
+        content: ContentRef::default(),
+    })
+}
+
+/// The frame, and where the content begins.
+fn frame_of(file: &File) -> Step<(Frame, u64)> {
+    let mut bytes = Vec::with_capacity(FRAME);
+    file.take(FRAME as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    let len = Frame::len_of(&bytes).map_err(|e| e.to_string())?;
+    file.take((len - FRAME) as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    Ok((Frame::decode(&bytes).map_err(|e| e.to_string())?, len as u64))
+}
+
+impl Contents for Tree<'_> {
+    fn is_there(&self, file: &DiskFile, item: &Item) -> Step<bool> {
+        let mut at = 0;
+        let mut same = true;
+        self.each(item, &mut |bytes| {
+            let mut there = vec![0; bytes.len()];
+            let read = file.read_at(&mut there, at).map_err(|e| e.to_string())?;
+            same &= read == bytes.len() && there == bytes;
+            at += bytes.len() as u64;
+            Ok(())
+        })?;
+        Ok(same)
+    }
+
+    fn each(&self, item: &Item, piece: &mut dyn FnMut(&[u8]) -> Step<()>) -> Step<()> {
+        let file = DiskFile(open(&self.0.join(&item.path))?);
+        let (_, mut at) = frame_of(&file.0)?;
+        let mut left = item.size;
+        let mut bytes = vec![0; usize::try_from(GROUP_DISK.min(left)).unwrap_or(0)];
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+            let read = file.read_at(&mut bytes[..want], at).map_err(|e| e.to_string())?;
+            if read == 0 {
+                return Err("it ends early".into());
+            }
+            piece(&bytes[..read])?;
+            at += read as u64;
+            left -= read as u64;
+        }
+        Ok(())
+    }
+}

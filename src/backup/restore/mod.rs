@@ -1,0 +1,255 @@
+//! The way back: from a snapshot to a vault. What was written is compared with what should have been.
+//!
+//! Refuses a target that cannot hold the headers, or not all of the data, before it writes. Content that is there
+//! already is taken if its bytes are right, so that an interrupted restore goes on, and a damaged vault is mended by
+//! restoring over it. A file appears under its name only when it is whole. Nothing is removed that the snapshot has
+//! not got.
+
+pub(super) mod place;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, bounded};
+use rustix::fs::{Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::error::{BackupError, Result};
+use super::meter::Meter;
+use super::repo::{Item, Reader, Snapshot, sha256};
+use crate::format::header::{HEADER_XATTR, MAX_HEADER};
+use crate::format::journal::JOURNAL_DIR;
+use crate::format::names::{LOST_FOUND, TMP_PREFIX, VAULT_DIR};
+use crate::vault::file::LowerFile;
+use crate::vault::{DiskFile, FreshFile, VaultLock, entry};
+use place::{Contents, Placer, Step, is_plain};
+
+/// Files that wait for a worker.
+const QUEUE: usize = 64;
+/// Space that is left free beside the files' bytes: their inodes, directories, xattrs.
+const SLACK: u64 = 8 << 20;
+
+/// What to restore, and how.
+#[derive(Clone, Debug)]
+pub struct Restore {
+    /// Lower path; empty for all. The directories above it and the vault's own come along.
+    pub below: PathBuf,
+    /// Files that are written at once.
+    pub jobs: usize,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Restored {
+    /// Regular files that are right now.
+    pub files: u64,
+    /// Of them, those whose content was there already.
+    pub kept: u64,
+    /// Directories, symlinks and other nodes that are right now.
+    pub others: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Entries that belong to this user now, who may not give them to their owner.
+    pub owners: u64,
+    /// Lower path and reason of each entry that is not what it should be.
+    pub problems: Vec<(PathBuf, String)>,
+}
+
+/// What there is to restore.
+#[derive(Debug, Default)]
+struct Survey {
+    bytes: u64,
+    header: usize,
+}
+
+/// The chunks of a repository.
+struct Stored<'r>(&'r Reader);
+
+impl Contents for Stored<'_> {
+    fn is_there(&self, file: &DiskFile, item: &Item) -> Step<bool> {
+        let mut at = 0;
+        for chunk in 0..item.content.chunks() {
+            let len = self.0.chunk_len(&item.content, chunk).map_err(|e| e.to_string())?;
+            let mut bytes = vec![0; usize::try_from(len).map_err(|e| e.to_string())?];
+            let read = file.read_at(&mut bytes, at).map_err(|e| e.to_string())?;
+            if read < bytes.len() || item.content.digest(chunk) != Some(sha256(&bytes)) {
+                return Ok(false);
+            }
+            at += len;
+        }
+        Ok(at == item.size)
+    }
+
+    fn each(&self, item: &Item, piece: &mut dyn FnMut(&[u8]) -> Step<()>) -> Step<()> {
+        for chunk in 0..item.content.chunks() {
+            piece(&self.0.chunk(&item.content, chunk).map_err(|e| e.to_string())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Calls its argument with each entry, in an order in which they can be made.
+pub(super) type Items<'a> = &'a mut dyn FnMut(&mut dyn FnMut(Item) -> Result<()>) -> Result<()>;
+
+/// Restores a snapshot, or a part of it, to `target`: a new or empty directory, or a vault.
+pub fn restore(
+    reader: &Reader,
+    snapshot: &Snapshot,
+    target: &Path,
+    options: &Restore,
+    meter: &Arc<Meter>,
+) -> Result<Restored> {
+    let survey = survey(reader, snapshot, target, &options.below)?;
+    probe(target, survey.bytes, survey.header)?;
+    std::fs::create_dir_all(target).map_err(BackupError::io(target))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::open(target, flags, Mode::empty()).map_err(BackupError::errno(target))?;
+    let _lock = alone(&top, target)?;
+    if options.below.as_os_str().is_empty() {
+        put_journal_aside(&top).map_err(BackupError::errno(target))?;
+        reader.read_whole_packs();
+    }
+    let stored = Stored(reader);
+    let placer = Placer::new(&stored, top, meter);
+    placer.place_all(options.jobs, &mut |each| each_item(reader, snapshot, &options.below, each))?;
+    let mut done = placer.done.into_inner();
+    done.problems.sort();
+    Ok(done)
+}
+
+/// Goes through a snapshot's entries in an order in which they can be made.
+fn each_item(
+    reader: &Reader,
+    snapshot: &Snapshot,
+    below: &Path,
+    each: &mut dyn FnMut(Item) -> Result<()>,
+) -> Result<()> {
+    if below.as_os_str().is_empty() {
+        return reader.walk(snapshot, below, each);
+    }
+    let mut above: Vec<&Path> = below.ancestors().skip(1).collect();
+    above.reverse();
+    for dir in above {
+        each(reader.item(snapshot, dir)?)?;
+    }
+    if !below.starts_with(VAULT_DIR) {
+        reader.walk(snapshot, Path::new(VAULT_DIR), each)?;
+    }
+    reader.walk(snapshot, below, each)
+}
+
+fn survey(reader: &Reader, snapshot: &Snapshot, target: &Path, below: &Path) -> Result<Survey> {
+    let mut found = Survey::default();
+    each_item(reader, snapshot, below, &mut |item| {
+        if item.kind == libc::S_IFREG {
+            let there =
+                std::fs::symlink_metadata(target.join(&item.path)).is_ok_and(|m| m.len() == item.size);
+            found.bytes += if there { 0 } else { item.size };
+            let header = item.xattrs.iter().find(|(name, _)| name == HEADER_XATTR);
+            found.header = found.header.max(header.map_or(0, |(_, value)| value.len()));
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Whether the target's filesystem keeps the longest header and has room. Leaves nothing behind.
+pub(super) fn probe(target: &Path, bytes: u64, header: usize) -> Result<()> {
+    let there = target.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("."));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(there, flags, Mode::empty()).map_err(BackupError::errno(there))?;
+    let temporary = || format!("{TMP_PREFIX}probe.{}", std::process::id());
+    let fresh = FreshFile::make(dir.as_fd(), (0o600, 0), temporary).map_err(BackupError::errno(there))?;
+    let header = vec![0; header.clamp(1, MAX_HEADER)];
+    match fresh.set_xattr(HEADER_XATTR, &header) {
+        Err(Errno::OPNOTSUPP | Errno::PERM) => return Err(BackupError::NoXattrs(there.to_owned())),
+        other => other.map_err(BackupError::errno(there))?,
+    }
+    let space = rustix::fs::fstatvfs(&dir).map_err(BackupError::errno(there))?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    let need = bytes.saturating_add(SLACK);
+    // A filesystem that does not tell says 0 of 0.
+    if space.f_blocks > 0 && free < need {
+        return Err(BackupError::NoSpace { path: there.to_owned(), need, free });
+    }
+    Ok(())
+}
+
+/// Keeps mounts out of a vault that is restored over.
+pub(super) fn alone(top: &OwnedFd, target: &Path) -> Result<Option<VaultLock>> {
+    match VaultLock::take(top, false) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(Errno::WOULDBLOCK) => Err(BackupError::Mounted(target.to_owned())),
+        Err(e) => Err(BackupError::errno(target)(e)),
+    }
+}
+
+/// A journal is about the files that were there; about those that come back it would lie.
+fn put_journal_aside(top: &OwnedFd) -> rustix::io::Result<()> {
+    let own = match entry::open_dir_path(top, VAULT_DIR) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    match rustix::fs::mkdirat(&own, LOST_FOUND, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e),
+    }
+    let aside = format!("{LOST_FOUND}/{JOURNAL_DIR}-{}", std::process::id());
+    match entry::rename(&own, JOURNAL_DIR, &own, &aside, RenameFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+impl Placer<'_> {
+    /// Puts all entries in their places, files by several threads.
+    pub(super) fn place_all(&self, jobs: usize, all: Items<'_>) -> Result<()> {
+        let mut dirs = Vec::new();
+        let mut links: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
+        let mut linked = Vec::new();
+        let (sender, items) = bounded::<Item>(QUEUE);
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.clamp(1, 64) {
+                let items: Receiver<Item> = items.clone();
+                scope.spawn(move || items.iter().for_each(|item| self.note(&item, self.file(&item))));
+            }
+            drop(items);
+            all(&mut |item| {
+                let first =
+                    item.inode.map(|inode| links.entry(inode).or_insert_with(|| item.path.clone()).clone());
+                match item.kind {
+                    _ if !is_plain(&item.path) => {
+                        self.note(&item, Err("its path leads out of the vault".into()))
+                    }
+                    libc::S_IFDIR => {
+                        if let Err(why) = self.dir(&item) {
+                            self.note(&item, Err(why));
+                        }
+                        dirs.push(item);
+                    }
+                    _ if first.as_ref().is_some_and(|first| *first != item.path) => {
+                        linked.extend(first.map(|first| (first, item)));
+                    }
+                    libc::S_IFREG => drop(sender.send(item)),
+                    _ => self.note(&item, self.other(&item)),
+                }
+                Ok(())
+            })?;
+            drop(sender);
+            Ok::<(), BackupError>(())
+        })?;
+        for (first, item) in linked {
+            self.note(&item, self.link(&first, &item));
+        }
+        // Their times last: what is made in a directory changes them.
+        for dir in dirs.iter().rev() {
+            self.note(dir, self.finish_dir(dir));
+        }
+        rustix::fs::syncfs(&self.top).map_err(BackupError::errno(Path::new("syncfs")))
+    }
+}

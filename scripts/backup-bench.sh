@@ -69,7 +69,7 @@ row "nothing changed" ours "${ours[@]}" run vault s3://ours-bench/r
 row "nothing changed" theirs "${theirs[@]}" backup vault
 row "restore" ours "${ours[@]}" restore s3://ours-bench/r back
 row "restore" theirs "${theirs[@]}" restore latest --target back-restic
-list() { (cd "$1" && find . -path ./.envelopefs -prune -o -printf '%p %y %m %U %G %s %T@\n' | sort;
+list() { (cd "$1" && find . -path ./.envelopefs -prune -o -type d -printf '%p %y %m %U %G %T@\n' -o -printf '%p %y %m %U %G %s %T@\n' | sort;
   find . -path ./.envelopefs -prune -o -type f -print0 | sort -z | xargs -0 md5sum; getfattr -hR -d -m user.efs . 2>/dev/null | sort) 2>/dev/null; }
 (cd vault && list .) > a || true; (cd back && list .) > b || true
 diff a b | head -n 6 || true

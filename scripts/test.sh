@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 need_rust
 need_fuse
-need setfattr:attr setfacl:acl sqlite3:sqlite3 rsync:rsync git:git mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs \
+need restic:restic curl:curl setfattr:attr setfacl:acl sqlite3:sqlite3 rsync:rsync git:git mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs \
   losetup:mount setpriv:util-linux tar:tar diff:diffutils
 # For the KMS's console. Ubuntu has it as a snap only, which cannot be driven.
 (need chromium:chromium) || echo "Chromium was not installed: the test of the console is skipped"

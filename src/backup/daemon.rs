@@ -8,8 +8,6 @@
 //! ```text
 //! checkpoint        ok | error TEXT      everything that was changed so far is in its place
 //! pending FILE-ID   yes | no             whether the journal holds anything of the file
-//! hold FILE-ID      ok | error TEXT      brings the file to its place and keeps writers out, for 10 seconds at most
-//! release           ok                   lets them in
 //! ```
 
 use std::fmt::Debug;

@@ -139,6 +139,11 @@ fn kept_of(found: &Entry) -> Option<Kept> {
     Some(Kept { len, path: path.to_owned(), xattrs })
 }
 
+/// Whether headers were exported before.
+pub fn is_exported(vault: &Path) -> bool {
+    vault.join(VAULT_DIR).join(headers::FILE).is_file()
+}
+
 /// Puts back what `.envelopefs/headers`, or `from`, says, wherever it is missing.
 ///
 /// What an entry has already is never changed: an entry that is newer than the export is right. The whole file is read
@@ -258,7 +263,7 @@ pub(super) fn reach(top: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
 
 /// Looks at the vault's first files, a bounded number of them: did a copy lose the headers?
 pub fn look(vault: &Path) -> Result<Look> {
-    let mut seen = Look { exported: vault.join(VAULT_DIR).join(headers::FILE).is_file(), ..Look::default() };
+    let mut seen = Look { exported: is_exported(vault), ..Look::default() };
     for found in Walk::new(vault, false)?.take(4 * LOOK).flatten() {
         let has = |name: &str| found.xattrs.iter().any(|(n, _)| n == name);
         if found.path.as_os_str().is_empty() {

@@ -1,7 +1,8 @@
 //! A tree that a tool copied out of the ciphertext view becomes a vault again.
 //!
 //! Each file of such a tree begins with a frame that says what it was (`format::view`). A file that is none, that is cut
-//! or that was changed on the way is named, and the import ends incomplete.
+//! or that was changed on the way is named, and the import ends incomplete. A frame is not authenticated: whoever could
+//! write the copy could write it. So set-id bits of files, capabilities and device nodes are not taken from it.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,11 +17,14 @@ use super::meter::Meter;
 use super::repo::{ContentRef, Item};
 use super::restore::place::{Contents, Placer, Step};
 use super::restore::{Items, Restored, alone, probe};
+use super::walk::is_kept;
 use crate::format::layout::GROUP_DISK;
 use crate::format::view::{DIR_FILE, FRAME, Frame};
 use crate::vault::DiskFile;
 use crate::vault::file::LowerFile;
 
+/// Rights of a program: not taken from a copy that nobody vouches for.
+const CAPABILITY: &str = "security.capability";
 /// Files that are written at once.
 const JOBS: usize = 4;
 /// The longest symlink target on Linux.
@@ -113,6 +117,9 @@ fn framed(file: &Path, path: PathBuf) -> Step<Item> {
         return Err(format!("{len} bytes, its frame says {}: it was cut on the way", at + frame.content));
     }
     let kind = frame.mode & libc::S_IFMT;
+    if matches!(kind, libc::S_IFBLK | libc::S_IFCHR) {
+        return Err("a device node; nobody vouches for the copy, so make it by mknod in the mount".into());
+    }
     let target = if kind == libc::S_IFLNK {
         let mut target = vec![0; usize::try_from(frame.content.min(MAX_TARGET)).unwrap_or(0)];
         file.read_exact_at(&mut target, at).map_err(|e| e.to_string())?;
@@ -123,11 +130,11 @@ fn framed(file: &Path, path: PathBuf) -> Step<Item> {
     Ok(Item {
         path,
         kind,
-        mode: frame.mode & 0o7777,
+        mode: frame.mode & if kind == libc::S_IFDIR { 0o7777 } else { 0o777 },
         owner: frame.owner,
         modified: Some(frame.modified),
         size: if kind == libc::S_IFREG { frame.content } else { 0 },
-        xattrs: frame.xattrs,
+        xattrs: frame.xattrs.into_iter().filter(|(name, _)| is_kept(name) && name != CAPABILITY).collect(),
         target,
         device: frame.rdev.into(),
         inode: (frame.inode != 0).then_some((0, frame.inode)),

@@ -92,12 +92,6 @@ pub fn access(vault: &Path) -> Result<Access> {
             })?;
             Ok(Access { daemon: Some(Arc::new(daemon)), lock: None, journal: false })
         }
-        // A vault that this user may read only: then it cannot be locked, but for its change times.
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(Access {
-            daemon: Control::connect(vault).ok().map(|c| Arc::new(c) as _),
-            lock: None,
-            journal: false,
-        }),
         Err(e) => Err(BackupError::errno(vault)(e)),
     }
 }

@@ -91,6 +91,7 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
     if !plan.options.shared {
         control::unbind(&plan.vault);
     }
+    refresh_headers(plan);
     fs.close();
     info!("unmounted");
     drop(guardian);
@@ -119,6 +120,18 @@ fn show_ciphertext(
     info!("unmounted");
     drop((access, guardian));
     served.map(|()| Exit::Ok).map_err(CliError::io(&plan.mount_point))
+}
+
+/// Whoever exported the headers once wants the file to be true: it is written anew at each end of a mount.
+fn refresh_headers(plan: &Plan) {
+    if plan.options.read_only || !backup::headers::is_exported(&plan.vault) {
+        return;
+    }
+    match backup::headers::export(&plan.vault) {
+        Ok(done) if done.faults.is_empty() => info!("headers exported: {} entries", done.entries),
+        Ok(done) => warn!("headers exported: {} entries, {} without theirs", done.entries, done.faults.len()),
+        Err(e) => warn!("headers are not exported: {e}"),
+    }
 }
 
 fn start_log(plan: &Plan, life: Life) -> Result<(), CliError> {

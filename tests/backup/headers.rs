@@ -42,3 +42,22 @@ fn an_export_names_what_is_missing() {
     let told = home.ends(11, &["headers", "export", "vault"]);
     assert!(told.contains("no header"), "{told}");
 }
+
+/// Once exported, the file is true after each mount: a copy made then has the headers of what was written since.
+#[test]
+fn a_mount_keeps_the_exported_headers_true() {
+    if !can_mount() {
+        return;
+    }
+    let mut home = Home::new();
+    home.fill();
+    home.ok(&["headers", "export", "vault"]);
+    let mnt = home.mount("vault");
+    home.sh(&format!("echo later > {}/later", mnt.display()));
+    home.umount(&mnt);
+    home.sh("cp -r vault copy");
+    home.ok(&["headers", "import", "copy"]);
+    let mnt = home.mount("copy");
+    assert_eq!(home.sh(&format!("cat {}/later", mnt.display())), "later\n");
+    home.umount(&mnt);
+}

@@ -1,5 +1,6 @@
 //! The ciphertext view, copied by tools that keep nothing but bytes, and a look into a snapshot.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use super::harness::{Home, Killed, can_mount, eventually, has};
@@ -36,15 +37,15 @@ fn rsync_sees_a_changed_header() {
     if !can_mount() || !has("rsync") {
         return;
     }
-    let home = Home::new();
-    let mut home = home;
+    let mut home = Home::new();
     home.fill();
     let point = view(&home);
     let sync = "rsync -rt --out-format=%n view/ tree/";
     assert!(home.sh(sync).lines().count() > 60);
     assert_eq!(home.sh(&format!("{sync} | sed '/\\/$/d' | wc -l")).trim(), "0");
     home.umount(&point);
-    let file = home.lower_files("vault").remove(0);
+    let has_one_name = |file: &std::path::PathBuf| std::fs::metadata(file).unwrap().nlink() == 1;
+    let file = home.lower_files("vault").into_iter().find(has_one_name).unwrap();
     home.sh(&format!(
         "setfattr -n user.efs.x.AAAA -v 1 {0} && setfattr -x user.efs.x.AAAA {0}",
         file.display()

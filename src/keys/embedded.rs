@@ -141,6 +141,8 @@ fn compact(wrapped: Compact) -> Wrapped {
 /// Denied, unreachable and foreign stay apart: each sends an operator elsewhere.
 fn key_error(uri: &str, error: KmsError) -> KeyError {
     match error {
+        // The KMS is at fault, not the caller: another try may succeed.
+        _ if error.status() >= 500 => KeyError::Unreachable(error.to_string()),
         KmsError::NotFound(why) => KeyError::NotFound(format!("{uri}: {why}")),
         KmsError::Disabled(_) => KeyError::Disabled(uri.to_owned()),
         KmsError::InvalidCiphertext | KmsError::IncorrectKey => KeyError::Foreign,

@@ -1,6 +1,7 @@
 //! Files of the log: `audit-00000001.jsonl`, `audit-00000002.jsonl`, ... and `head`, private to their owner.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -16,24 +17,36 @@ pub(super) fn head_path(dir: &Path) -> PathBuf {
     dir.join("head")
 }
 
-/// Makes the directory where it does not exist, private to its owner.
+/// Makes the directory where it does not exist, private to its owner; durable when this returns.
 pub(super) fn make_dir(dir: &Path) -> Result<(), AuditError> {
     match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(AuditError::io(dir)(e)),
-        _ => Ok(()),
+        Ok(()) => sync_above(dir),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(AuditError::io(dir)(e)),
     }
 }
 
-/// Opens a file for reading and appending; makes it where it does not exist.
+/// Opens a file for reading and appending; makes it where it does not exist, with a durable name.
 pub(super) fn open(path: &Path, append: bool) -> Result<File, AuditError> {
     let mut options = OpenOptions::new();
-    options.read(true).create(true).mode(0o600);
+    options.read(true).mode(0o600);
     if append {
         options.append(true);
     } else {
         options.write(true).truncate(false);
     }
-    options.open(path).map_err(AuditError::io(path))
+    match options.open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let file = options.create(true).open(path).map_err(AuditError::io(path))?;
+            sync_above(path)?;
+            Ok(file)
+        }
+        other => other.map_err(AuditError::io(path)),
+    }
+}
+
+fn sync_above(path: &Path) -> Result<(), AuditError> {
+    path.parent().map_or(Ok(()), sync_dir)
 }
 
 /// Makes the entries of a directory durable.

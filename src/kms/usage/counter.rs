@@ -162,7 +162,9 @@ fn add(path: &Path, months: &BTreeMap<Month, Usage>) -> Result<(), UsageError> {
     let text = serde_json::to_vec_pretty(&all).map_err(|e| wrong(e.into()))?;
     let mut file = private(&fresh).map_err(wrong)?;
     file.set_len(0).and_then(|()| file.write_all(&text)).and_then(|()| file.sync_data()).map_err(wrong)?;
-    std::fs::rename(&fresh, path).map_err(wrong)
+    std::fs::rename(&fresh, path).map_err(wrong)?;
+    let above = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(above).and_then(|dir| dir.sync_all()).map_err(wrong)
 }
 
 /// The month of a time, in UTC.

@@ -219,9 +219,12 @@ impl Shared {
                 continue;
             }
             drop(state);
-            match self.source.make(missing.min(self.source.batch())) {
+            let most = self.source.batch();
+            match self.source.make(missing.min(most)) {
                 Ok(made) => {
                     self.add(made.into_iter(), epoch);
+                    // What was taken meanwhile waits for the low mark: else a busy pool would be filled key by key.
+                    filling = missing > most;
                     failures = Failures::default();
                 }
                 Err(e) => {

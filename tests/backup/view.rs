@@ -46,6 +46,8 @@ fn rsync_sees_a_changed_header() {
     home.umount(&point);
     let has_one_name = |file: &std::path::PathBuf| std::fs::metadata(file).unwrap().nlink() == 1;
     let file = home.lower_files("vault").into_iter().find(has_one_name).unwrap();
+    // rsync compares whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     home.sh(&format!(
         "setfattr -n user.efs.x.AAAA -v 1 {0} && setfattr -x user.efs.x.AAAA {0}",
         file.display()

@@ -88,9 +88,12 @@ pub(super) fn make(payload: usize) -> Result<Vec<Ring>, NoRings> {
             rest.push(cpu);
         }
     }
-    // No queue may be without a slot. A processor that is switched on later is served from anywhere.
+    // No queue may be without a slot. A processor that is switched on later is served from anywhere, and by as many
+    // threads: seeks that wait may hold `seek::WAITING` of them.
     if !rest.is_empty() {
-        rings.push(ring(&rest, payload, None).map_err(NoRings::Setup)?);
+        for _ in 0..THREADS {
+            rings.push(ring(&rest, payload, None).map_err(NoRings::Setup)?);
+        }
     }
     Ok(rings)
 }

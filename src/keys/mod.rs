@@ -213,7 +213,7 @@ pub struct NewFile {
 }
 
 /// How the provider behind a vault is unlocked. Built by `cli`, which alone prompts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Unlock {
     /// Directory of the embedded KMS's store; `None` for the default.
     pub kms_dir: Option<std::path::PathBuf>,
@@ -221,4 +221,14 @@ pub struct Unlock {
     pub passphrase: Option<zeroize::Zeroizing<String>>,
     /// The secret half of a recovery key.
     pub recovery: Option<Arc<RecoveryKey>>,
+}
+
+impl std::fmt::Debug for Unlock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unlock")
+            .field("kms_dir", &self.kms_dir)
+            .field("passphrase", &self.passphrase.as_ref().map(|_| ".."))
+            .field("recovery", &self.recovery.as_ref().map(|_| ".."))
+            .finish()
+    }
 }

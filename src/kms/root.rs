@@ -19,12 +19,20 @@ const KEY_FILE: &str = "root.key";
 const FORMAT: u32 = 1;
 
 /// How the root key is kept from whoever finds the store.
-#[derive(Debug)]
 pub enum Protection {
     /// Sealed under a passphrase, by Argon2id.
     Passphrase(Zeroizing<String>),
     /// Sealed under a random key in `root.key`, mode 0600, beside it.
     KeyFile,
+}
+
+impl std::fmt::Debug for Protection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Passphrase(_) => "Passphrase(..)",
+            Self::KeyFile => "KeyFile",
+        })
+    }
 }
 
 /// Which protection a store has.

@@ -15,6 +15,9 @@ use crate::kms::error::KmsError;
 const MAX_ERRORS: usize = 10;
 /// What a blob is longer than its plaintext, at most (AWS: 6,144 for 4,096).
 const BLOB_OVERHEAD: usize = 2048;
+/// Strings that no message repeats: messages stand in the audit log and on the console.
+const WITHHELD: &[&str] =
+    &["GrantTokenType", "KeyStorePasswordType", "XksProxyAuthenticationRawSecretAccessKeyType"];
 /// AWS's own order in the messages that were recorded from it.
 const MAC_ORDER: &str = "[HMAC_SHA_384, HMAC_SHA_256, HMAC_SHA_224, HMAC_SHA_512]";
 
@@ -170,11 +173,8 @@ impl Checker {
     }
 
     fn string(&mut self, path: &str, name: &str, text: &str, shape: &Shape) {
-        let shown = if name == "KeyStorePasswordType" || text.len() > 512 {
-            String::new()
-        } else {
-            format!("'{text}' ")
-        };
+        let shown =
+            if WITHHELD.contains(&name) || text.len() > 512 { String::new() } else { format!("'{text}' ") };
         if !shape.r#enum.is_empty() {
             if !shape.r#enum.iter().any(|v| v == text) {
                 let set = match name {
@@ -285,6 +285,31 @@ mod tests {
             text("Encrypt", &json!({})).starts_with("2 validation errors detected: Value null at 'keyId'")
         );
         assert!(text("ListKeys", &json!({ "Limit": "x" })).contains("can not be converted"));
+    }
+
+    /// No message repeats a secret: the audit log holds messages.
+    #[test]
+    fn messages_hold_no_secret() {
+        let mut seen = 0;
+        for (name, shape) in MODEL.shapes.iter().filter(|(name, _)| WITHHELD.contains(&name.as_str())) {
+            let long = "!".repeat(shape.max.unwrap_or(0).min(500) + 1);
+            for secret in ["!!!", &long] {
+                let mut found = Checker { errors: Vec::new(), plaintext: 4096 };
+                found.shape("member", name, &json!(secret)).unwrap();
+                seen += found.errors.len();
+                assert!(found.errors.iter().all(|e| !e.contains("!!!")), "{name}: {:?}", found.errors);
+            }
+        }
+        assert!(seen >= 3, "{seen} messages");
+        let store = json!({ "XksProxyAuthenticationCredential": {
+            "AccessKeyId": "ABCDEFGHIJKLMNOPQRST", "RawSecretAccessKey": "short-secret" } });
+        assert!(!text("CreateCustomKeyStore", &store).contains("short-secret"));
+        let tokens = json!({ "KeyId": "k", "Limit": 0, "GrantTokens": [""] });
+        assert!(
+            text("DescribeKey", &tokens).contains("Value at 'grantTokens.1.member'"),
+            "{}",
+            text("DescribeKey", &tokens)
+        );
     }
 
     /// The model has the 56 actions, and members with their kinds.

@@ -94,7 +94,7 @@ fn any_config_is_safe() {
         active: index == 0,
     };
     let seeds = [vec![], vec![key(0)], vec![key(0), key(7)]].map(|keys| {
-        let config = VolumeConfig { format: 1, vault_id: VaultId([5; 16]), created: 12, keys };
+        let config = VolumeConfig { format: 1, vault_id: VaultId([5; 16]), created: 12, keys, next_row: 9 };
         VolumeConfig::join(&config.encode_body(), &[6; 32]).into_bytes()
     });
     feed(checks::config, &seeds, 300);

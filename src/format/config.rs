@@ -15,6 +15,8 @@ pub const CONFIG_FILE: &str = "vault.toml";
 pub const FORMAT_VERSION: u32 = 1;
 /// The most wrapping keys of one vault.
 pub const MAX_WRAPPING_KEYS: usize = 64;
+/// Rows that a vault can ever have: a header names one by a byte.
+pub const MAX_ROWS: u16 = 256;
 /// The longest config that is read.
 pub const MAX_CONFIG: usize = 1 << 20;
 /// For whoever opens the file in an editor.
@@ -46,6 +48,9 @@ pub struct VolumeConfig {
     pub created: u64,
     /// Every wrapping key, by index.
     pub keys: Vec<WrappingKey>,
+    /// Rows from this number on, up to 255, were never given to a key: a number is not used again, since old headers
+    /// name it. Above every row.
+    pub next_row: u16,
 }
 
 /// Why text is no volume config.
@@ -80,9 +85,13 @@ impl VolumeConfig {
     /// The text that the authenticator covers.
     pub fn encode_body(&self) -> String {
         let mut out = format!(
-            "{COMMENT}format = {}\nvault_id = \"{}\"\ncreated = {}\nkeys = [\n",
+            "{COMMENT}format = {}\nvault_id = \"{}\"\ncreated = {}\n",
             self.format, self.vault_id, self.created
         );
+        if self.next_row > above(&self.keys) {
+            out += &format!("next_row = {}\n", self.next_row);
+        }
+        out += "keys = [\n";
         for key in &self.keys {
             let WrappingKey { index, uri, wrapped_vault_key, active } = key;
             let uri = toml::Value::from(uri.as_str());
@@ -125,10 +134,20 @@ impl VolumeConfig {
         Ok(SignedConfig { body: body.as_bytes(), mac, config: fields.check().map_err(ConfigError::Syntax)? })
     }
 
+    /// Brings [`VolumeConfig::next_row`] above the rows that there are now.
+    pub fn note_rows(&mut self) {
+        self.next_row = self.next_row.max(above(&self.keys));
+    }
+
     /// The key that new files are wrapped with.
     pub fn active(&self) -> Option<&WrappingKey> {
         self.keys.iter().find(|k| k.active)
     }
+}
+
+/// The number behind the last row.
+fn above(keys: &[WrappingKey]) -> u16 {
+    keys.iter().map(|key| u16::from(key.index) + 1).max().unwrap_or(0)
 }
 
 /// What every format has.
@@ -143,6 +162,7 @@ struct Fields {
     format: u32,
     vault_id: String,
     created: u64,
+    next_row: Option<u16>,
     keys: Vec<KeyFields>,
 }
 
@@ -167,8 +187,16 @@ impl Fields {
         if !self.keys.is_sorted_by(|a, b| a.index < b.index) {
             return Err("`keys` are not in the order of their index, or one is twice there".into());
         }
-        let keys = self.keys.into_iter().map(KeyFields::check).collect::<Result<_, _>>()?;
-        Ok(VolumeConfig { format: self.format, vault_id: VaultId(id), created: self.created, keys })
+        let keys = self.keys.into_iter().map(KeyFields::check).collect::<Result<Vec<_>, _>>()?;
+        let least = above(&keys);
+        let next_row = match self.next_row {
+            None => least,
+            Some(next) if next > least && next <= MAX_ROWS => next,
+            Some(next) => {
+                return Err(format!("`next_row` is {next}: it goes from {} to {MAX_ROWS}", least + 1));
+            }
+        };
+        Ok(VolumeConfig { format: self.format, vault_id: VaultId(id), created: self.created, keys, next_row })
     }
 }
 
@@ -232,6 +260,7 @@ mod tests {
                 key(0, "kms:embedded/alias/main", false),
                 key(3, "pkcs11:token=a\"b\\c;object=\u{e4}", true),
             ],
+            next_row: 4,
         }
     }
 
@@ -252,6 +281,21 @@ mod tests {
         assert_eq!(signed.config.active().map(|k| k.index), Some(3));
         let whole: toml::Table = toml::from_str(std::str::from_utf8(&text).unwrap()).unwrap();
         assert_eq!(whole["mac"].as_str().map(str::len), Some(64), "the whole file is one TOML document");
+    }
+
+    /// The number of a row that was removed is remembered, and written where the rows do not tell it.
+    #[test]
+    fn numbers_of_removed_rows_are_remembered() {
+        assert!(!config().encode_body().contains("next_row"));
+        let mut less = config();
+        less.keys.pop();
+        less.note_rows();
+        let text = text(&less.encode_body());
+        assert!(std::str::from_utf8(&text).unwrap().contains("\nnext_row = 4\n"));
+        assert_eq!(VolumeConfig::parse(&text).unwrap().config, less);
+        less.keys.push(WrappingKey { index: 255, ..less.keys[0].clone() });
+        less.note_rows();
+        assert_eq!(less.next_row, MAX_ROWS);
     }
 
     #[test]
@@ -295,6 +339,9 @@ mod tests {
         assert!(with("created = 1700000000", "created = -1").contains("created"));
         assert!(with("index = 3", "index = 0").contains("order of their index"));
         assert!(with("index = 3", "index = 256").contains("256"));
+        for wrong in ["4", "257"] {
+            assert!(with("keys = [", &format!("next_row = {wrong}\nkeys = [")).contains("from 5 to 256"));
+        }
         assert!(with("AAAA", "A~AA").contains("base64"));
         assert!(with("active = true", "active = true, extra = 1").contains("extra"));
         assert!(why(&text(&body.replace("  { index = 0", "  { index = 0, index = 0"))).contains("duplicate"));

@@ -41,7 +41,8 @@ pub(super) fn replace(
 ) -> Result<bool, OpenError> {
     let dir = vault.join(VAULT_DIR);
     let lock = dir.join(LOCK);
-    let flags = i32::try_from(OFlags::NOFOLLOW.bits()).expect("open flags fit an int");
+    // As in `read`: no link is followed, no FIFO waited for.
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).expect("open flags fit an int");
     let guard = OpenOptions::new()
         .write(true)
         .create(true)

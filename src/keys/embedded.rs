@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::uri::KeyUri;
 use super::{KeyError, KeyInfo, Provider, Unlock, WrapContext};
 use crate::crypto::{DataKey, Secret};
@@ -29,25 +31,30 @@ pub struct EnsuredKey {
 /// Opens the embedded KMS once for all wrapping keys of a vault: unlocking takes a tenth of a second by design.
 #[derive(Default)]
 pub(super) struct Engines {
-    open: BTreeMap<PathBuf, Arc<Engine>>,
+    open: Mutex<BTreeMap<PathBuf, Slot>>,
 }
+
+/// The engine of one store. Locked while that store is being opened: its other keys wait for it.
+type Slot = Arc<Mutex<Option<Arc<Engine>>>>;
 
 impl Engines {
     /// The provider for a key of the embedded KMS, by any of its names.
-    pub(super) fn provider(&mut self, key: &str, unlock: &Unlock) -> Result<Embedded, KeyError> {
+    pub(super) fn provider(&self, key: &str, unlock: &Unlock) -> Result<Embedded, KeyError> {
         let engine = self.engine(unlock)?;
         let key_id = engine.describe_key(key).map_err(|e| key_error(&KeyUri::embedded(key), e))?.key_id;
         let uri = KeyUri::embedded(&key_id);
         Ok(Embedded { engine, key_id, uri })
     }
 
-    fn engine(&mut self, unlock: &Unlock) -> Result<Arc<Engine>, KeyError> {
+    fn engine(&self, unlock: &Unlock) -> Result<Arc<Engine>, KeyError> {
         let dir = kms_dir(unlock)?;
-        if let Some(engine) = self.open.get(&dir) {
+        let slot = self.open.lock().entry(dir.clone()).or_default().clone();
+        let mut slot = slot.lock();
+        if let Some(engine) = &*slot {
             return Ok(engine.clone());
         }
         let engine = Arc::new(open_engine(&dir, unlock)?);
-        self.open.insert(dir, engine.clone());
+        *slot = Some(engine.clone());
         Ok(engine)
     }
 }

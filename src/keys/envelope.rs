@@ -130,7 +130,7 @@ impl Envelope {
     }
 
     /// The KEK for `count` new data keys, with that many reserved in the file.
-    fn newest(&self, shared: &Shared, count: u64) -> Result<(u16, Arc<SealKey>), KeyError> {
+    fn newest(&self, shared: &Arc<Shared>, count: u64) -> Result<(u16, Arc<SealKey>), KeyError> {
         for _ in 0..TRIES {
             {
                 let mut state = self.state.lock();
@@ -151,13 +151,15 @@ impl Envelope {
     }
 
     /// Takes a portion under the newest KEK, or under a new one where that is old or full.
-    fn reserve(&self, shared: &Shared, count: u64) -> Result<(), KeyError> {
+    fn reserve(&self, shared: &Arc<Shared>, count: u64) -> Result<(), KeyError> {
         let list = self.reread(shared)?;
         let mut file = list.file.clone();
         let put_off = self.state.lock().put_off;
         let mut fresh = None;
         let full = |kek: &Kek| kek.reserved >= shared.renewal.count;
         if file.newest().is_none_or(|kek| is_old(shared, kek, put_off) || full(kek)) {
+            // A row may have come since: the new KEK must be its own, too.
+            shared.refresh();
             match renew(shared, &mut file) {
                 Ok(key) => fresh = Some(key),
                 Err(error) if file.newest().is_some() => {
@@ -185,9 +187,11 @@ impl Envelope {
         Ok(())
     }
 
-    /// Starts a new KEK now: what a removed recipient knows wraps nothing any more.
+    /// Starts a new KEK now, for the rows that are active in the volume config as it is at this moment: what a retired
+    /// recipient knows wraps nothing any more.
     pub(super) fn renew_now(&self) -> Result<u16, KeyError> {
         let shared = self.shared()?;
+        shared.refresh();
         for _ in 0..TRIES {
             let list = self.reread(&shared)?;
             let mut file = list.file.clone();
@@ -201,9 +205,11 @@ impl Envelope {
         Err(KeyError::Unreachable(format!("{KEKS_FILE} is changed by others all the time")))
     }
 
-    /// Wraps every KEK for the rows in `rows` too, and drops copies for rows that `keep` refuses.
+    /// Wraps every KEK for the rows in `rows` too, and drops copies for rows that `keep` refuses. A KEK that would be
+    /// left without a copy ends it with nothing changed: its files would be lost.
     pub(super) fn share(&self, rows: &[Arc<Row>], keep: impl Fn(u8) -> bool) -> Result<(), KeyError> {
         let shared = self.shared()?;
+        shared.refresh();
         for _ in 0..TRIES {
             let list = self.reread(&shared)?;
             let mut file = list.file.clone();
@@ -217,12 +223,25 @@ impl Envelope {
                     }
                 }
                 kek.wrapped.retain(|(index, _)| keep(*index));
+                if kek.wrapped.is_empty() {
+                    return Err(KeyError::Denied(format!(
+                        "key-encryption key {} is wrapped for no key that stays: its files would be lost",
+                        kek.number
+                    )));
+                }
             }
             if file == list.file || write(&shared, &list, &file)? {
                 return Ok(());
             }
         }
         Err(KeyError::Unreachable(format!("{KEKS_FILE} is changed by others all the time")))
+    }
+
+    /// The number behind the last row that a KEK has a copy for.
+    pub(super) fn next_row(&self) -> Result<u16, KeyError> {
+        let list = self.reread(&*self.shared()?)?;
+        let rows = list.file.keks.iter().flat_map(|kek| &kek.wrapped);
+        Ok(rows.map(|(index, _)| u16::from(*index) + 1).max().unwrap_or(0))
     }
 }
 
@@ -246,7 +265,7 @@ impl Provider for Envelope {
     }
 
     fn wrap(&self, data: &Secret<32>, context: &WrapContext) -> Result<Wrapped, KeyError> {
-        let (number, key) = self.newest(&*self.shared()?, 1)?;
+        let (number, key) = self.newest(&self.shared()?, 1)?;
         seal(&key, number, data, context)
     }
 

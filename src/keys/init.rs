@@ -100,7 +100,9 @@ fn new_config(provider: &dyn Provider, mode: Mode) -> Result<(VolumeConfig, Stri
         let uri = super::envelope::URI.to_owned();
         keys.push(WrappingKey { index: 1, uri, wrapped_vault_key: Vec::new(), active: true });
     }
-    let config = VolumeConfig { format: FORMAT_VERSION, vault_id, created: now.as_secs(), keys };
+    let mut config =
+        VolumeConfig { format: FORMAT_VERSION, vault_id, created: now.as_secs(), keys, next_row: 0 };
+    config.note_rows();
     let body = config.encode_body();
     let text = VolumeConfig::join(&body, &derive::config_mac(&vault_key, body.as_bytes()));
     Ok((config, text))

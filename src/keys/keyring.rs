@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 
 use super::cache::Cache;
 use super::envelope::{Envelope, Renewal};
-use super::open::Home;
+use super::open::{Home, OpenError};
 use super::pool::{Pool, Ready, Source};
 use super::table::{Table, keep_hopeful};
 use super::{KeyError, KeyInfo, NewFile, WrapContext};
@@ -164,6 +164,14 @@ impl Keyring {
         self.shared.cache.keys(header, || self.shared.unwrap(header))
     }
 
+    /// Wraps new files for the rows of the volume config as it is now: reads it again where it was replaced, and gives
+    /// no key to a file any more that was made ready before.
+    pub fn follow(&self) -> Result<(), OpenError> {
+        self.shared.reread()?;
+        self.pool.drain();
+        Ok(())
+    }
+
     /// Wrapping keys by row.
     pub fn describe(&self) -> Vec<(u8, Result<KeyInfo, KeyError>)> {
         self.shared.table().rows.iter().map(|row| (row.index, row.describe())).collect()
@@ -243,14 +251,21 @@ impl Shared {
 
     /// The data key of a header. A row that this table does not have may have come since it was read.
     pub(super) fn unwrap(self: &Arc<Self>, header: &FileHeader) -> Result<DataKey, KeyError> {
-        match self.unwrap_once(header) {
-            Err(KeyError::NoSuchRow(_)) if self.refresh() => self.unwrap_once(header),
+        let table = self.table();
+        match self.unwrap_once(&table, header) {
+            Err(error @ KeyError::NoSuchRow(_)) => {
+                self.refresh();
+                let newer = self.table();
+                match newer.generation == table.generation {
+                    true => Err(error),
+                    false => self.unwrap_once(&newer, header),
+                }
+            }
             other => other,
         }
     }
 
-    fn unwrap_once(&self, header: &FileHeader) -> Result<DataKey, KeyError> {
-        let table = self.table();
+    fn unwrap_once(&self, table: &Table, header: &FileHeader) -> Result<DataKey, KeyError> {
         let context = WrapContext::of_file(self.vault, header.file_id);
         let mut told = None;
         let mut locked = false;
@@ -277,22 +292,15 @@ impl Shared {
         }))
     }
 
-    /// Reads the volume config again where it was replaced since; gives whether it was.
-    pub(super) fn refresh(self: &Arc<Self>) -> bool {
-        let Some(home) = &self.home else { return false };
-        let before = self.table();
-        match home.reread(&before, &self.vault_key) {
-            Ok(None) => false,
-            Ok(Some(table)) => {
-                log::info!("the volume config was replaced: its wrapping keys were read again");
-                self.attach(&table);
-                *self.table.write() = Arc::new(table);
-                true
-            }
-            Err(error) => {
-                log::error!("the volume config was replaced and is not taken: {error}");
-                false
-            }
+    /// Reads the volume config again where it was replaced since, as far as it can be read.
+    pub(super) fn refresh(self: &Arc<Self>) {
+        if let Err(error) = self.reread() {
+            log::debug!("the volume config is not read again: {error}");
         }
+    }
+
+    fn reread(self: &Arc<Self>) -> Result<(), OpenError> {
+        let Some(home) = &self.home else { return Ok(()) };
+        home.reread(&self.table, &self.vault_key, |table| self.attach(table))
     }
 }

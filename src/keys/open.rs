@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::keyring::{Calls, Keyring, Tuning};
 use super::providers::Providers;
@@ -85,13 +85,14 @@ pub fn open_vault_tuned(dir: &Path, unlock: &Unlock, tuning: &Tuning) -> Result<
     if config.keys.is_empty() {
         return Err(syntax(&path, ConfigError::Syntax("it lists no wrapping key".into())));
     }
-    let mut providers = Providers::new(unlock.clone());
-    let rows: Vec<_> = config.keys.iter().map(|key| row(key, &mut providers)).collect();
+    let providers = Providers::new(unlock.clone());
+    let rows: Vec<_> = config.keys.iter().map(|key| row(key, &providers)).collect();
     let vault_key = unwrap_any(config, &rows)?;
     if !derive::config_mac_matches(&vault_key, signed.body, &signed.mac) {
         return Err(OpenError::Tampered(path.display().to_string()));
     }
-    let home = Home { dir: dir.to_owned(), stamp: Mutex::new(stamp), providers: Mutex::new(providers) };
+    let known = Known { taken: stamp, refused: None };
+    let home = Home { dir: dir.to_owned(), known: Mutex::new(known), providers };
     let table = Table { config: signed.config, rows, generation: 0 };
     Ok(Keyring::new(table, vault_key, Some(home), tuning))
 }
@@ -99,8 +100,17 @@ pub fn open_vault_tuned(dir: &Path, unlock: &Unlock, tuning: &Tuning) -> Result<
 /// Where a volume config is read from, and how providers for its rows are had.
 pub(super) struct Home {
     pub(super) dir: PathBuf,
-    stamp: Mutex<Option<Stamp>>,
-    pub(super) providers: Mutex<Providers>,
+    /// Held while a newer config is read: who asks meanwhile waits for its table.
+    known: Mutex<Known>,
+    pub(super) providers: Providers,
+}
+
+/// Config files that were read.
+struct Known {
+    /// The one that the table is of.
+    taken: Option<Stamp>,
+    /// One that was not taken: told once.
+    refused: Option<Stamp>,
 }
 
 /// Tells one config file from the next: inode, length, time of change.
@@ -114,17 +124,47 @@ impl Stamp {
 }
 
 impl Home {
-    /// The table of a config that replaced the one `before` is of; `None` where it is the same. What the new config
-    /// says counts only when its authenticator matches.
-    pub(super) fn reread(&self, before: &Table, vault_key: &VaultKey) -> Result<Option<Table>, OpenError> {
+    /// Puts the table of a config that replaced the one of `table` there. What the new config says counts only when its
+    /// authenticator matches. Opens providers, but calls none over a network.
+    pub(super) fn reread(
+        &self,
+        table: &RwLock<Arc<Table>>,
+        vault_key: &VaultKey,
+        attach: impl FnOnce(&Table),
+    ) -> Result<(), OpenError> {
         let path = self.dir.join(VAULT_DIR).join(CONFIG_FILE);
+        let mut known = self.known.lock();
         let stamp =
             std::fs::symlink_metadata(&path).map(|meta| Stamp::of(&meta)).map_err(OpenError::io(&path))?;
-        if self.stamp.lock().replace(stamp) == Some(stamp) {
-            return Ok(None);
+        if known.taken == Some(stamp) {
+            return Ok(());
         }
-        let (path, text, _) = read_text(&self.dir)?;
-        let signed = VolumeConfig::parse(&text).map_err(|e| syntax(&path, e))?;
+        let (path, text, stamp) = read_text(&self.dir)?;
+        let before = table.read().clone();
+        let new = self.table(&path, &text, &before, vault_key).inspect_err(|error| {
+            if known.refused != stamp {
+                log::error!("the volume config was replaced and is not taken: {error}");
+            }
+            known.refused = stamp;
+        })?;
+        known.taken = stamp;
+        if let Some(new) = new {
+            attach(&new);
+            *table.write() = Arc::new(new);
+            log::info!("the volume config was replaced: its wrapping keys were read again");
+        }
+        Ok(())
+    }
+
+    /// The table that a config's text gives; `None` where it says what the one before said.
+    fn table(
+        &self,
+        path: &Path,
+        text: &[u8],
+        before: &Table,
+        vault_key: &VaultKey,
+    ) -> Result<Option<Table>, OpenError> {
+        let signed = VolumeConfig::parse(text).map_err(|e| syntax(path, e))?;
         let genuine = derive::config_mac_matches(vault_key, signed.body, &signed.mac);
         if !genuine || signed.config.vault_id != before.config.vault_id {
             return Err(OpenError::Tampered(path.display().to_string()));
@@ -132,14 +172,13 @@ impl Home {
         if signed.config == before.config {
             return Ok(None);
         }
-        let mut providers = self.providers.lock();
         let same = |key: &WrappingKey| {
             before.rows.iter().find(|r| r.index == key.index && r.uri == key.uri && r.provider.is_ok())
         };
         let rows = signed.config.keys.iter().map(|key| match same(key) {
             Some(row) if row.envelope.is_none() => Arc::new(row.with_active(key.active)),
             Some(row) if row.active == key.active => row.clone(),
-            _ => row(key, &mut providers),
+            _ => row(key, &self.providers),
         });
         let rows = rows.collect();
         Ok(Some(Table { config: signed.config, rows, generation: before.generation.wrapping_add(1) }))
@@ -173,7 +212,7 @@ fn syntax(path: &Path, source: ConfigError) -> OpenError {
 }
 
 /// A row whose provider cannot be had is kept with its error: another row may open the vault.
-fn row(key: &WrappingKey, providers: &mut Providers) -> Arc<Row> {
+fn row(key: &WrappingKey, providers: &Providers) -> Arc<Row> {
     if key.uri == envelope::URI {
         return Arc::new(Row::of_envelope(key.index, key.active));
     }

@@ -164,6 +164,16 @@ impl Pool {
         }
     }
 
+    /// Throws away what is ready, and what is being made ready.
+    pub(super) fn drain(&self) {
+        let mut state = self.shared.state.lock();
+        state.epoch += 1;
+        let drained = std::mem::take(&mut state.ready);
+        self.shared.wake.notify_one();
+        drop(state);
+        drop(drained);
+    }
+
     /// How many keys are ready.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {

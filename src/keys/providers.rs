@@ -1,5 +1,5 @@
 //! Gives the provider for a key URI. What providers share (an unlocked store, a client of a KMS, its threads) is
-//! made once.
+//! made once. No lock is held while a key is asked for.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl Providers {
     }
 
     /// The provider for a key. Remote ones are not asked anything yet.
-    pub(super) fn open(&mut self, uri: &str) -> Result<Arc<dyn Provider>, KeyError> {
+    pub(super) fn open(&self, uri: &str) -> Result<Arc<dyn Provider>, KeyError> {
         match KeyUri::parse(uri)? {
             KeyUri::Embedded(name) => Ok(Arc::new(self.engines.provider(&name, &self.unlock)?)),
             KeyUri::Remote(key) => self.remote(&key),
@@ -41,13 +41,13 @@ impl Providers {
     }
 
     #[cfg(feature = "aws")]
-    fn remote(&mut self, key: &RemoteKey) -> Result<Arc<dyn Provider>, KeyError> {
+    fn remote(&self, key: &RemoteKey) -> Result<Arc<dyn Provider>, KeyError> {
         Ok(Arc::new(self.clients.provider(key)?))
     }
 
     #[cfg(not(feature = "aws"))]
     #[expect(clippy::unused_self, reason = "as with the feature")]
-    fn remote(&mut self, key: &RemoteKey) -> Result<Arc<dyn Provider>, KeyError> {
+    fn remote(&self, key: &RemoteKey) -> Result<Arc<dyn Provider>, KeyError> {
         Err(KeyError::Uri {
             uri: key.uri(),
             why: "this envelopefs was built without the feature `aws`, which the KMS client needs".into(),

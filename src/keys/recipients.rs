@@ -11,7 +11,9 @@ use super::open::OpenError;
 use super::table::Row;
 use super::{KeyError, WrapContext, envelope};
 use crate::crypto::derive;
-use crate::format::config::{CONFIG_FILE, MAX_CONFIG, MAX_WRAPPING_KEYS, VolumeConfig, WrappingKey};
+use crate::format::config::{
+    CONFIG_FILE, MAX_CONFIG, MAX_ROWS, MAX_WRAPPING_KEYS, VolumeConfig, WrappingKey,
+};
 use crate::format::header::{MAX_RECIPIENTS, Wrapped};
 
 /// Tries of a change that others keep overtaking.
@@ -38,6 +40,12 @@ pub enum RecipientError {
     /// What was wrapped with it does not come back.
     #[error("{0} wraps keys but does not open what it wrapped: {1}")]
     OneWay(String, KeyError),
+    /// All numbers that a header can name were given away.
+    #[error("the vault has had {MAX_ROWS} wrapping keys, the most that one can have in its life")]
+    Spent,
+    /// Somebody else added or removed a key at the same time.
+    #[error("the wrapping keys of the vault were changed by somebody else at the same time; try again")]
+    Overtaken,
     /// Rows that are no recipients.
     #[error("{0} is not a recipient: it stands for this vault's envelope mode")]
     Envelope(String),
@@ -55,7 +63,7 @@ impl Keyring {
     pub fn add_recipient(&self, uri: &str, alone: bool) -> Result<u8, RecipientError> {
         let shared = self.shared();
         let home = shared.home.as_ref().ok_or(KeyError::Foreign)?;
-        let provider = home.providers.lock().open(uri)?;
+        let provider = home.providers.open(uri)?;
         let uri = provider.describe()?.uri;
         let context = WrapContext::of_vault(shared.vault);
         let wrapped = provider.wrap(&shared.vault_key.0, &context)?;
@@ -85,8 +93,11 @@ impl Keyring {
             } else {
                 let key =
                     WrappingKey { index, uri: uri.clone(), wrapped_vault_key: wrapped.clone(), active: true };
-                if config.keys.len() >= MAX_WRAPPING_KEYS || config.keys.iter().any(|k| k.index == index) {
+                if config.keys.len() >= MAX_WRAPPING_KEYS {
                     return Err(RecipientError::Full(config.keys.len()));
+                }
+                if u16::from(index) < config.next_row {
+                    return Err(RecipientError::Overtaken);
                 }
                 config.keys.push(key);
                 config.keys.sort_by_key(|key| key.index);
@@ -128,15 +139,20 @@ impl Keyring {
         })
     }
 
-    /// Takes a row out of the config: it opens nothing any more. The caller has seen that no file needs it.
+    /// Takes a row out of the config: it opens nothing any more. The caller has seen that no file needs it. In envelope
+    /// mode those who stay are given every KEK first, so a failure on the way leaves a vault that opens with all it has.
     pub fn remove_recipient(&self, index: u8) -> Result<(), RecipientError> {
         self.retire_recipient(index)?;
+        if let Some(envelope) = self.envelope() {
+            envelope.renew_now()?;
+            let staying: Vec<Arc<Row>> = self.shared().table().keeping().cloned().collect();
+            envelope.share(&staying, |_| true)?;
+        }
         change(self.shared(), |config| {
             config.keys.retain(|key| key.index != index);
             Ok(())
         })?;
         if let Some(envelope) = self.envelope() {
-            envelope.renew_now()?;
             let keys = self.config().keys;
             envelope.share(&[], |row| keys.iter().any(|key| key.index == row))?;
         }
@@ -155,14 +171,16 @@ impl Keyring {
             .ok_or_else(|| RecipientError::Unknown(text.to_owned()))
     }
 
-    /// The row of a key, or the lowest number that no row has.
+    /// The row of a key, or the number behind all that rows had and KEKs have copies for: headers and copies that were
+    /// made for a removed key name its number for ever.
     fn free_row(&self, uri: &str) -> Result<u8, RecipientError> {
-        let keys = self.config().keys;
-        if let Some(key) = keys.iter().find(|key| key.uri == uri) {
+        self.shared().refresh();
+        let config = self.config();
+        if let Some(key) = config.keys.iter().find(|key| key.uri == uri) {
             return Ok(key.index);
         }
-        let free = (0..=u8::MAX).find(|index| !keys.iter().any(|key| key.index == *index));
-        free.ok_or(RecipientError::Full(keys.len()))
+        let copies = self.envelope().map_or(Ok(0), |envelope| envelope.next_row())?;
+        u8::try_from(config.next_row.max(copies)).map_err(|_| RecipientError::Spent)
     }
 }
 
@@ -188,6 +206,7 @@ fn change(
         }
         let mut config = signed.config;
         make(&mut config)?;
+        config.note_rows();
         let body = config.encode_body();
         let new = VolumeConfig::join(&body, &derive::config_mac(&shared.vault_key, body.as_bytes()));
         if edit::replace(&home.dir, CONFIG_FILE, Some(&text), new.as_bytes())? {

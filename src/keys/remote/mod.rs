@@ -22,6 +22,7 @@ use aws_sdk_kms::Client;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::DataKeySpec;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
@@ -49,11 +50,14 @@ const IN_FLIGHT: usize = 64;
 const VIA_HEADER: &str = "x-envelopefs-via";
 const VIA_SERVICE: &str = "envelopefs";
 
+/// Endpoint, where it is not AWS's, and region.
+type Place = (Option<String>, String);
+
 /// Clients by place, and the threads they share.
 #[derive(Default)]
 pub(super) struct Clients {
     reactor: Arc<Reactor>,
-    open: BTreeMap<(Option<String>, String), (Client, Arc<Breaker>)>,
+    open: Mutex<BTreeMap<Place, (Client, Arc<Breaker>)>>,
     /// Instead of the chain.
     #[cfg(test)]
     credentials: Option<aws_sdk_kms::config::Credentials>,
@@ -74,14 +78,15 @@ pub(super) struct Remote {
 
 impl Clients {
     /// The provider for a key. Reads the AWS configuration of this process at the first key of a place; asks nobody.
-    pub(super) fn provider(&mut self, key: &RemoteKey) -> Result<Remote, KeyError> {
+    pub(super) fn provider(&self, key: &RemoteKey) -> Result<Remote, KeyError> {
         let place = (key.endpoint.clone(), key.region.clone());
-        let (client, breaker) = match self.open.get(&place) {
-            Some(open) => open.clone(),
+        let known = self.open.lock().get(&place).cloned();
+        let (client, breaker) = match known {
+            Some(open) => open,
             None => {
-                let open = (self.reactor.run(self.connect(key))?, Arc::new(Breaker::default()));
-                self.open.insert(place, open.clone());
-                open
+                let made = (self.reactor.run(self.connect(key))?, Arc::new(Breaker::default()));
+                // Another one may have been faster.
+                self.open.lock().entry(place).or_insert(made).clone()
             }
         };
         Ok(Remote {

@@ -25,7 +25,7 @@ impl Server {
             .secret_access_key("secret")
             .provider_name("test")
             .build();
-        let mut clients = Clients { credentials: Some(credentials), ..Clients::default() };
+        let clients = Clients { credentials: Some(credentials), ..Clients::default() };
         clients.provider(&self.key()).unwrap()
     }
 }

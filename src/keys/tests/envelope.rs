@@ -118,3 +118,46 @@ fn a_disabled_key_stops_opens() {
     home.kms().disable_key("alias/envelopefs").unwrap();
     assert!(matches!(ring.open_file(&decoded(&file)), Err(KeyError::Disabled(_))));
 }
+
+/// Whoever stays opens every file when a recipient is removed, also one whose key-encryption key was not shared with
+/// him yet; where that cannot be done nothing is removed, and nothing lost.
+#[test]
+fn removing_a_recipient_leaves_no_key_behind() {
+    let home = home();
+    init(&home);
+    let ring = home.open();
+    let file = ring.new_file().unwrap();
+    let second = home.kms().create_key("second").unwrap().key_id;
+    let row = ring.add_recipient(&format!("kms:embedded/{second}"), false).unwrap();
+    // As a mount leaves it that renewed the key just before it knew of the new recipient.
+    ring.envelope().unwrap().share(&[], |kept| kept == 0).unwrap();
+    home.kms().disable_key("alias/envelopefs").unwrap();
+    ring.remove_recipient(0).unwrap_err();
+    home.kms().enable_key("alias/envelopefs").unwrap();
+    assert!(home.open().config().keys.iter().any(|key| key.index == 0), "it went, and its keys with it");
+    assert!(same(&home.open().open_file(&decoded(&file)).unwrap(), &file.keys));
+    home.open().remove_recipient(0).unwrap();
+    let fresh = home.open();
+    assert_eq!(fresh.config().keys.iter().filter(|key| key.uri != "envelope:").count(), 1);
+    assert!(same(&fresh.open_file(&decoded(&file)).unwrap(), &file.keys));
+    let list = std::fs::read_to_string(home.vault.join(".envelopefs/keks.toml")).unwrap();
+    assert!(!list.contains("index = 0,") && list.contains(&format!("index = {row},")), "{list}");
+    // Nobody drops the last copy.
+    let refused = fresh.envelope().unwrap().share(&[], |_| false);
+    assert!(matches!(refused, Err(KeyError::Denied(_))), "{refused:?}");
+    assert!(same(&home.open().open_file(&decoded(&file)).unwrap(), &file.keys));
+}
+
+/// A key that is renewed by a mount that knows the old recipients is wrapped for the new ones, too.
+#[test]
+fn a_renewal_knows_the_newest_recipients() {
+    let home = home();
+    init(&home);
+    let mounted = home.open();
+    mounted.new_file().unwrap();
+    let second = home.kms().create_key("second").unwrap().key_id;
+    let row = home.open().add_recipient(&format!("kms:embedded/{second}"), false).unwrap();
+    mounted.envelope().unwrap().renew_now().unwrap();
+    let list = std::fs::read_to_string(home.vault.join(".envelopefs/keks.toml")).unwrap();
+    assert_eq!(list.matches(&format!("index = {row},")).count(), 2, "{list}");
+}

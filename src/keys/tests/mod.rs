@@ -357,8 +357,13 @@ fn seal(key: &Secret<32>, _context: &WrapContext, version: u16) -> Wrapped {
 
 fn ring(provider: &Arc<Counting>, tuning: Tuning) -> Keyring {
     let key = WrappingKey { index: 0, uri: "test:".into(), wrapped_vault_key: vec![], active: true };
-    let config =
-        VolumeConfig { format: FORMAT_VERSION, vault_id: VaultId([1; 16]), created: 0, keys: vec![key] };
+    let config = VolumeConfig {
+        format: FORMAT_VERSION,
+        vault_id: VaultId([1; 16]),
+        created: 0,
+        keys: vec![key],
+        next_row: 1,
+    };
     let row = Row::new(0, "test:".into(), true, Ok(provider.clone() as Arc<dyn Provider>));
     let table = Table { config, rows: vec![Arc::new(row)], generation: 0 };
     Keyring::new(table, VaultKey(Secret::random()), None, &tuning)

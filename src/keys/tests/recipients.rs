@@ -152,3 +152,49 @@ fn without_a_cache_a_disabled_key_opens_nothing() {
     home.kms().enable_key("alias/envelopefs").unwrap();
     ring.open_file(&decoded(&made)).expect("it works again by itself");
 }
+
+/// The number of a row that was removed goes to no other key: old headers name it.
+#[test]
+fn a_removed_number_is_not_used_again() {
+    let home = home();
+    home.init();
+    let ring = home.open();
+    let papers: Vec<String> = (0..3).map(|_| RecoveryKey::random().uri().unwrap()).collect();
+    assert_eq!(ring.add_recipient(&papers[0], false).unwrap(), 1);
+    assert_eq!(ring.add_recipient(&papers[1], false).unwrap(), 2);
+    ring.remove_recipient(2).unwrap();
+    assert_eq!(home.open().add_recipient(&papers[2], false).unwrap(), 3);
+    home.open().remove_recipient(1).unwrap();
+    home.open().remove_recipient(3).unwrap();
+    let ring = home.open();
+    assert_eq!(ring.config().next_row, 4);
+    assert_eq!(ring.add_recipient(&papers[1], false).unwrap(), 4, "it comes back as another row");
+}
+
+/// A mount takes a replaced config in when the replacement is whole, not the moment before: who asks meanwhile gets
+/// the new rows.
+#[test]
+fn all_who_ask_get_the_new_rows() {
+    let home = home();
+    home.init();
+    let mounted = home.open();
+    let ring = home.open();
+    let files: Vec<_> = (0..8).map(|_| ring.new_file().unwrap()).collect();
+    ring.add_recipient(&second_key(&home), true).unwrap();
+    let target = ring.rewrap_target(None).unwrap();
+    let moved = |file: &NewFile| match ring.rewrap(&decoded(file), &target, false).unwrap() {
+        Rewrapped::New(moved) => moved,
+        Rewrapped::Good => panic!("it is under the old key"),
+    };
+    let moved: Vec<_> = files.iter().map(moved).collect();
+    let start = Barrier::new(files.len());
+    std::thread::scope(|scope| {
+        for (file, moved) in files.iter().zip(&moved) {
+            let (start, mounted) = (&start, &mounted);
+            scope.spawn(move || {
+                start.wait();
+                assert!(same(&mounted.open_file(moved).unwrap(), &file.keys));
+            });
+        }
+    });
+}

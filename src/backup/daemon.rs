@@ -8,7 +8,10 @@
 //! ```text
 //! checkpoint        ok | error TEXT      everything that was changed so far is in its place
 //! pending FILE-ID   yes | no             whether the journal holds anything of the file
+//! keys              ok | error TEXT      new files are wrapped for the keys of the volume config as it is now, and
+//!                                        those that were begun before have their names
 //! ```
+//! The last is asked by who changes wrapping keys (`rewrap`, `recipient remove`).
 
 use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader, Write};
@@ -49,6 +52,11 @@ impl Control {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { path, stream: Mutex::new(BufReader::new(stream)) })
+    }
+
+    /// Makes new files follow the volume config as it is now; ends when those that were begun before have their names.
+    pub fn follow_keys(&self) -> io::Result<()> {
+        self.ask("keys").map(drop)
     }
 
     fn ask(&self, question: &str) -> io::Result<String> {

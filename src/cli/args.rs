@@ -11,6 +11,7 @@ use super::hsm::HsmArgs;
 use super::import::ImportArgs;
 use super::kms::KmsArgs;
 use super::secrets::KeyArgs;
+use crate::upkeep::MOST_JOBS;
 
 /// Encrypts a directory: each file with its own key, wrapped by a KMS.
 #[derive(Debug, Parser)]
@@ -207,8 +208,8 @@ pub(super) struct CheckArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,
-    /// Files that are opened at once (default: one a core).
-    #[arg(long, value_name = "N")]
+    /// Files that are opened at once, 1 to 256 (default: one a core).
+    #[arg(long, value_name = "N", value_parser = jobs())]
     pub(super) jobs: Option<usize>,
     #[command(flatten)]
     pub(super) key: KeyArgs,
@@ -312,8 +313,8 @@ pub(super) struct RewrapArgs {
     /// Only headers with a key of this version.
     #[arg(long, value_name = "N")]
     pub(super) only_key_version: Option<u16>,
-    /// Files at once [default: 8].
-    #[arg(long, value_name = "N")]
+    /// Files at once, 1 to 256 [default: 8].
+    #[arg(long, value_name = "N", value_parser = jobs())]
     pub(super) jobs: Option<usize>,
     /// Files a second at most.
     #[arg(long, value_name = "N")]
@@ -333,8 +334,8 @@ pub(super) struct RewrapArgs {
 pub(super) struct RekeyArgs {
     /// A vault, or one lower file (ciphertext) of a vault.
     pub(super) path: PathBuf,
-    /// Files at once [default: one a core].
-    #[arg(long, value_name = "N")]
+    /// Files at once, 1 to 256 [default: one a core].
+    #[arg(long, value_name = "N", value_parser = jobs())]
     pub(super) jobs: Option<usize>,
     /// Print one JSON object.
     #[arg(long)]
@@ -353,4 +354,9 @@ pub(super) struct CompletionsArgs {
 pub(super) struct ManArgs {
     /// Directory for the pages; made if missing.
     pub(super) dir: PathBuf,
+}
+
+/// A number of files at once that is one.
+fn jobs() -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..=MOST_JOBS as u64)
 }

@@ -1,5 +1,6 @@
-//! The daemon's side of `.envelopefs/control`: what a backup of the mounted vault asks (`backup::daemon` has the
-//! protocol). Knows how to make lower files whole; gives no byte of plaintext and takes no order that changes one.
+//! The daemon's side of `.envelopefs/control`: what a backup of the mounted vault asks, and who changes its wrapping keys
+//! (`backup::daemon` has the protocol). Knows how to make lower files whole; gives no byte of plaintext and takes no order
+//! that changes one.
 
 use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -99,6 +100,10 @@ fn answer_all(stream: &UnixStream, fs: &Fs) -> io::Result<()> {
 fn answer(question: &str, fs: &Fs) -> String {
     match question.split_once(' ').unwrap_or((question, "")) {
         ("checkpoint", "") => match fs.checkpoint() {
+            Ok(()) => "ok".into(),
+            Err(e) => format!("error {e}"),
+        },
+        ("keys", "") => match fs.follow_keys() {
             Ok(()) => "ok".into(),
             Err(e) => format!("error {e}"),
         },

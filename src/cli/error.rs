@@ -75,6 +75,8 @@ pub(super) enum CliError {
         named: u64,
         /// Files that it alone opens.
         sole: u64,
+        /// Files whose header cannot be read, so that they may have one, too.
+        unread: u64,
         /// The vault.
         vault: PathBuf,
     },
@@ -194,6 +196,11 @@ impl CliError {
                 path.display()
             ),
             Self::Bench(BenchError::Missing(program)) => format!("Install it with: apt install {program}"),
+            Self::StillNamed { named: 0, vault, .. } => format!(
+                "See which and why: envelopefs check {}\n\
+                 New files are no longer wrapped for it. Take it away all the same with --force.",
+                vault.display()
+            ),
             Self::StillNamed { vault, .. } => format!(
                 "Bring them to the other keys, then remove it again: envelopefs rewrap {0}\n\
                  New files are no longer wrapped for it.",
@@ -215,7 +222,7 @@ fn recipient_exit(e: &keys::RecipientError) -> Exit {
         E::Open(e) => vault_exit(e),
         E::Unknown(_) => Exit::KeyUnavailable,
         E::OneWay(..) => Exit::KeyDenied,
-        E::Exists(_) | E::Last(_) | E::Full(_) | E::Envelope(_) => Exit::Failure,
+        E::Exists(_) | E::Last(_) | E::Full(_) | E::Envelope(_) | E::Spent | E::Overtaken => Exit::Failure,
     }
 }
 
@@ -320,8 +327,18 @@ impl fmt::Display for CliError {
             Self::Daemon(code) => write!(f, "the background process ended with status {code}"),
             Self::Recipient(e) => e.fmt(f),
             Self::Upkeep(e) => e.fmt(f),
-            Self::StillNamed { row, named, sole, .. } => {
-                write!(f, "wrapping key {row} is named by {named} files, {sole} of which no other key opens")
+            Self::StillNamed { row, named: 0, unread, .. } => {
+                write!(f, "wrapping key {row} may be named by {unread} files whose header cannot be read")
+            }
+            Self::StillNamed { row, named, sole, unread, .. } => {
+                write!(
+                    f,
+                    "wrapping key {row} is named by {named} files, {sole} of which no other key opens"
+                )?;
+                match unread {
+                    0 => Ok(()),
+                    n => write!(f, "; {n} more have a header that cannot be read"),
+                }
             }
             Self::Secret(why) | Self::Usage(why) => f.write_str(why),
             Self::NoProtection(dir) => {

@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::args::{RecipientArgs, RecipientCommand, RecoveryKeyArgs};
 use super::error::CliError;
 use super::exit::Exit;
-use super::upkeep::all_headers;
+use super::upkeep::{MountOf, all_headers};
 use crate::keys::{self, Keyring, RecoveryKey};
+use crate::upkeep;
 
 #[derive(Serialize)]
 struct Row {
@@ -30,15 +31,18 @@ pub(super) fn run(args: &RecipientArgs) -> Result<Exit, CliError> {
         RecipientCommand::Remove { vault, recipient, force, key } => {
             let keyring = keys::open_vault(vault, &key.unlock_vault(vault)?)?;
             let row = keyring.find_recipient(recipient)?;
+            let _alone = upkeep::WorkLock::take(vault)?;
             keyring.retire_recipient(row)?;
+            // From here on no file is made for it, so what is counted stays as it is or gets less.
+            upkeep::settle(vault, &MountOf(vault))?;
             let found = all_headers(vault)?;
             if found.interrupted {
                 return Ok(Exit::Interrupted);
             }
-            let named = found.of_row(row);
+            let (named, unread) = (found.of_row(row), found.unread);
             let sole = found.sole.get(&row).copied().unwrap_or(0);
-            if named > 0 && !force {
-                return Err(CliError::StillNamed { row, named, sole, vault: vault.clone() });
+            if named + unread > 0 && !force {
+                return Err(CliError::StillNamed { row, named, sole, unread, vault: vault.clone() });
             }
             keyring.remove_recipient(row)?;
             println!("wrapping key {row} removed");

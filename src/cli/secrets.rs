@@ -55,13 +55,20 @@ impl KeyArgs {
         Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery })
     }
 
-    /// As [`KeyArgs::unlock`], for one vault: asks for nothing where none of its keys is in the embedded KMS.
+    /// As [`KeyArgs::unlock`], for one vault: asks for nothing where none of its keys is in the embedded KMS. A
+    /// passphrase that was given is kept: a key of that KMS may be added.
     pub(super) fn unlock_vault(&self, vault: &Path) -> Result<Unlock, CliError> {
         if uses_store(vault) {
             self.unlock()
         } else {
+            if self.passphrase_file.is_some() || self.passphrase_fd.is_some() {
+                eprintln!(
+                    "note: no key of this vault is in the embedded KMS: the passphrase does not open it, and serves \
+                     only a key of that KMS that is added"
+                );
+            }
             let recovery = self.recovery()?;
-            Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase: None, recovery })
+            Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase: self.given()?, recovery })
         }
     }
 

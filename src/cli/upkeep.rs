@@ -15,11 +15,12 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::inspect::vault_of;
 use super::{signals, walk};
+use crate::backup::Control;
 use crate::format::config::CONFIG_FILE;
 use crate::format::names::VAULT_DIR;
 use crate::fs;
 use crate::keys::{self, Keyring};
-use crate::upkeep::{self, Failures, Inventory, Outcome, Pace, UpkeepError, Watch};
+use crate::upkeep::{self, Failures, Inventory, Mounts, Outcome, Pace, UpkeepError, Watch};
 use crate::vault::VaultLock;
 
 /// Redraws of the progress bar.
@@ -58,6 +59,7 @@ struct Keys {
     vault: PathBuf,
     files: u64,
     without_header: u64,
+    unreadable_header: u64,
     keys: Vec<Key>,
     #[serde(skip_serializing_if = "Option::is_none")]
     interrupted_rewrap: Option<String>,
@@ -76,8 +78,9 @@ pub(super) fn rewrap(args: &RewrapArgs) -> Result<Exit, CliError> {
         }
     }
     let pace = Pace { jobs: args.jobs.unwrap_or(JOBS), rate: args.rate };
-    let outcome =
-        watched.run(|watch| upkeep::rewrap(&vault, &keyring, args.only_key_version, pace, watch))?;
+    let outcome = watched.run(|watch| {
+        upkeep::rewrap(&vault, &keyring, args.only_key_version, pace, watch, &MountOf(&vault))
+    })?;
     let exit = report(&outcome, args.json, "rewrapped");
     if outcome.interrupted {
         eprintln!(
@@ -111,6 +114,18 @@ pub(super) fn rekey(args: &RekeyArgs) -> Result<Exit, CliError> {
     Ok(report(&outcome, args.json, "rekeyed"))
 }
 
+/// The mount of a vault on this machine, asked by its socket.
+pub(super) struct MountOf<'a>(pub(super) &'a Path);
+
+impl Mounts for MountOf<'_> {
+    fn follow(&self) -> bool {
+        let asked = Control::connect(self.0).and_then(|daemon| daemon.follow_keys());
+        asked
+            .inspect_err(|e| log::warn!("the daemon of the mount is not to be asked ({e}): waiting a moment"))
+            .is_ok()
+    }
+}
+
 /// Takes the vault and brings its journal in: a change that waits there is of the old file.
 fn alone(vault: &Path, keyring: &Keyring) -> Result<VaultLock, CliError> {
     let top = File::open(vault).map_err(CliError::io(vault))?;
@@ -139,6 +154,7 @@ pub(super) fn keys(args: &KeysArgs) -> Result<Exit, CliError> {
         vault: args.vault.clone(),
         files: found.files,
         without_header: found.bare,
+        unreadable_header: found.unread,
         keys: found.copies.iter().map(key).collect(),
         interrupted_rewrap: upkeep::interrupted(&args.vault),
     };
@@ -168,7 +184,13 @@ fn print_keys(report: &Keys) {
     }
     println!("{} files", report.files);
     if report.without_header > 0 {
-        println!("{} files have no header that decodes (see: envelopefs check)", report.without_header);
+        println!("{} files have no header (see: envelopefs check)", report.without_header);
+    }
+    if report.unreadable_header > 0 {
+        println!(
+            "{} files have a header that cannot be read or does not decode (see: envelopefs check)",
+            report.unreadable_header
+        );
     }
     if let Some(target) = &report.interrupted_rewrap {
         println!("a rewrap was interrupted (to {target}); go on with: envelopefs rewrap");

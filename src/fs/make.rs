@@ -105,6 +105,7 @@ impl Fs {
     }
 
     fn make_file(&self, caller: &Caller, place: &Place, mode: u32, write: bool) -> Result<(Found, Held)> {
+        let _birth = self.births.read();
         let new = self.keyring.new_file()?;
         let dir = place.dir.as_fd();
         let fresh = FreshFile::make(dir, (mode & 0o7777, caller.umask), temporary_name)?;

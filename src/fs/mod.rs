@@ -66,6 +66,8 @@ pub struct Fs {
     barrier: RwLock<()>,
     /// Held while an entry with a long name comes or goes, so that its sidecar comes and goes with it.
     long_names: Mutex<()>,
+    /// Held shared while a file is made, from its data key to its name; alone by who waits for those.
+    births: RwLock<()>,
     lock: Mutex<Option<VaultLock>>,
 }
 
@@ -99,6 +101,7 @@ impl Fs {
             listings: handles::Handles::new(),
             barrier: RwLock::default(),
             long_names: Mutex::default(),
+            births: RwLock::default(),
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -111,6 +114,14 @@ impl Fs {
     /// The vault's keys.
     pub fn keyring(&self) -> &Keyring {
         &self.keyring
+    }
+
+    /// Wraps new files for the keys of the volume config as it is now. When it returns, no file that is being made has
+    /// another wrapping: those that were begun before have their names, or failed.
+    pub fn follow_keys(&self) -> std::result::Result<(), crate::keys::OpenError> {
+        self.keyring.follow()?;
+        drop(self.births.write());
+        Ok(())
     }
 
     /// Brings everything that was changed so far to its place in the lower files, for whoever copies them.

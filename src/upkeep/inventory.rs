@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 use super::walk;
 use super::{Pace, UpkeepError, Watch};
@@ -30,8 +31,10 @@ pub struct Inventory {
     pub copies: BTreeMap<Used, u64>,
     /// Files that one row alone opens, by row.
     pub sole: BTreeMap<u8, u64>,
-    /// Files without a header, or with one that does not decode.
+    /// Files without a header.
     pub bare: u64,
+    /// Files whose header cannot be read or does not decode: they may hold a copy of any kind.
+    pub unread: u64,
     /// Whether it was stopped.
     pub interrupted: bool,
 }
@@ -42,9 +45,12 @@ pub fn inventory(top: &Path, pace: Pace, watch: &dyn Watch) -> Result<Inventory,
         File::open(top).map_err(|source| UpkeepError::Io { path: top.to_owned(), source })?.into();
     let found = Mutex::new(Inventory::default());
     let whole = walk::each_file(&dir, pace, watch, &|file| {
-        let header =
-            xattr::get(&file.fd, HEADER_XATTR).ok().and_then(|bytes| FileHeader::decode(&bytes).ok());
-        found.lock().add(header.as_ref());
+        let header = match xattr::get(&file.fd, HEADER_XATTR) {
+            Ok(bytes) => FileHeader::decode(&bytes).map(Some).map_err(drop),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(_) => Err(()),
+        };
+        found.lock().add(header);
     })?;
     let mut found = found.into_inner();
     found.interrupted = !whole;
@@ -52,11 +58,12 @@ pub fn inventory(top: &Path, pace: Pace, watch: &dyn Watch) -> Result<Inventory,
 }
 
 impl Inventory {
-    fn add(&mut self, header: Option<&FileHeader>) {
+    fn add(&mut self, header: Result<Option<FileHeader>, ()>) {
         self.files += 1;
-        let Some(header) = header else {
-            self.bare += 1;
-            return;
+        let header = match header {
+            Ok(Some(header)) => header,
+            Ok(None) => return self.bare += 1,
+            Err(()) => return self.unread += 1,
         };
         for recipient in &header.recipients {
             let version = match recipient.wrapped {

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 
 pub use inventory::{Inventory, Used, inventory};
 pub use rekey::{rekey_file, rekey_vault};
-pub use rewrap::rewrap;
-pub use state::interrupted;
+pub use rewrap::{Mounts, rewrap, settle};
+pub use state::{WorkLock, interrupted};
 
 /// Failures that are kept by name; the rest is counted.
 const NAMED: usize = 1000;
@@ -33,10 +33,13 @@ impl Watch for () {
     }
 }
 
+/// Files at once, at most: each takes a thread and a descriptor.
+pub const MOST_JOBS: usize = 256;
+
 /// How the work is done.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Files at once.
+    /// Files at once, 1 to [`MOST_JOBS`].
     pub jobs: usize,
     /// Files a second at most.
     pub rate: Option<NonZeroU32>,
@@ -92,7 +95,7 @@ pub enum UpkeepError {
         source: std::io::Error,
     },
     /// Another one is at work.
-    #[error("another rewrap or rekey is at work on this vault")]
+    #[error("another rewrap, rekey or removal of a recipient is at work on this vault")]
     Busy,
     /// One file that was asked for.
     #[error("{path}: {why}")]

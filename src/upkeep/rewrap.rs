@@ -1,13 +1,14 @@
 //! Brings every header of a vault to its newest keys. Contents are not touched.
 //!
 //! A header is replaced in one step (setxattr(2) replaces a value as a whole), so at any moment a file has its old
-//! header or its new one, and both open. A file that a mount makes or moves meanwhile may be missed by one pass; passes
-//! follow until one finds nothing to do.
+//! header or its new one, and both open. Before the first pass mounts are told, so that no file is made for the old
+//! keys any more. A file that a mount moves meanwhile may be missed by one pass; passes follow until one finds nothing
+//! to do.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -23,8 +24,30 @@ use crate::vault::{VaultLock, xattr};
 const REPLACE: u32 = 2;
 /// Passes at most: the last ones see what a busy mount made meanwhile.
 const PASSES: usize = 5;
-/// A mount learns within this that the keys for new files are others.
+/// A mount that cannot be asked learns within this that the keys for new files are others.
 const LEARNING: Duration = Duration::from_millis(2500);
+
+/// The mounts of a vault.
+pub trait Mounts {
+    /// Tells them that wrapping keys were changed. True when every new file is wrapped for the keys of the volume
+    /// config, and files that were begun before have their names; false where one cannot be asked.
+    fn follow(&self) -> bool;
+}
+
+impl Mounts for () {
+    fn follow(&self) -> bool {
+        false
+    }
+}
+
+/// Ends when mounts of the vault at `top` make no file for keys that the volume config does not name any more. One that
+/// cannot be asked (a shared one, maybe of another host) is given the time in which it looks by itself.
+pub fn settle(top: &Path, mounts: &dyn Mounts) -> Result<(), UpkeepError> {
+    if is_mounted(&open_top(top)?) && !mounts.follow() {
+        std::thread::sleep(LEARNING);
+    }
+    Ok(())
+}
 
 struct Run<'a> {
     keyring: &'a Keyring,
@@ -40,11 +63,11 @@ pub fn rewrap(
     only: Option<u16>,
     pace: Pace,
     watch: &dyn Watch,
+    mounts: &dyn Mounts,
 ) -> Result<Outcome, UpkeepError> {
-    let began = Instant::now();
     let _alone = WorkLock::take(top)?;
-    let dir: OwnedFd =
-        File::open(top).map_err(|source| UpkeepError::Io { path: top.to_owned(), source })?.into();
+    let dir = open_top(top)?;
+    settle(top, mounts)?;
     let mut target = keyring.rewrap_target(only)?;
     let state = State::begin(top, &target.describe(), target.run())?;
     target.resume(state.run());
@@ -52,10 +75,7 @@ pub fn rewrap(
         log::info!("an interrupted rewrap goes on: {} headers are done", state.earlier());
     }
     let run = Run { keyring, target: &target, state: &state, outcome: Mutex::default() };
-    for pass in 1..=PASSES {
-        if pass > 1 && is_mounted(&dir) {
-            std::thread::sleep((began + LEARNING).saturating_duration_since(Instant::now()));
-        }
+    for _ in 0..PASSES {
         let before = {
             let mut outcome = run.outcome.lock();
             (outcome.files, outcome.bare) = (0, 0);
@@ -81,6 +101,10 @@ pub fn rewrap(
         }
     }
     Ok(outcome)
+}
+
+fn open_top(top: &Path) -> Result<OwnedFd, UpkeepError> {
+    Ok(File::open(top).map_err(|source| UpkeepError::Io { path: top.to_owned(), source })?.into())
 }
 
 fn is_mounted(dir: &OwnedFd) -> bool {

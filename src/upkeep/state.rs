@@ -18,7 +18,7 @@ use crate::format::names::VAULT_DIR;
 
 /// File below the vault's own directory.
 const FILE: &str = "rewrap.state";
-/// Held by whoever rewraps or rekeys.
+/// Held by whoever rewraps, rekeys or removes a wrapping key.
 const LOCK: &str = "upkeep.lock";
 /// The longest first line.
 const LONGEST_LINE: usize = 64 << 10;
@@ -27,14 +27,15 @@ const MOST_MARKS: usize = 4 << 20;
 /// Marks that wait for a write.
 const BATCH: usize = 64 * 16;
 
-/// Work on the vault's headers, by one at a time.
+/// Work on the vault's headers, by one at a time; ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct WorkLock {
+pub struct WorkLock {
     _file: File,
 }
 
 impl WorkLock {
-    pub(super) fn take(top: &Path) -> Result<Self, UpkeepError> {
+    /// Takes it for the vault at `top`; [`UpkeepError::Busy`] where somebody has it.
+    pub fn take(top: &Path) -> Result<Self, UpkeepError> {
         let path = top.join(VAULT_DIR).join(LOCK);
         let file = options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(|source| UpkeepError::Io { path: path.clone(), source })?;

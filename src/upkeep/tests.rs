@@ -97,13 +97,13 @@ fn headers_follow_and_contents_stay() {
     std::fs::write(home.vault.join(short_name(&[200; 20])), b"bare").unwrap();
     let before = std::fs::read(home.vault.join(Home::path(3))).unwrap();
     home.kms().rotate_key_on_demand("alias/envelopefs").unwrap();
-    let done = rewrap(&home.vault, &home.open(), None, PACE, &()).unwrap();
+    let done = rewrap(&home.vault, &home.open(), None, PACE, &(), &()).unwrap();
     assert_eq!((done.files, done.changed, done.bare, done.failed.count), (31, 30, 1, 0));
     assert_eq!(std::fs::read(home.vault.join(Home::path(3))).unwrap(), before);
     let seen = inventory(&home.vault, PACE, &()).unwrap();
     assert_eq!(seen.copies.into_iter().collect::<Vec<_>>(), [(Used { row: 0, version: Some(2) }, 30)]);
     assert_eq!((seen.files, seen.bare), (31, 1));
-    let again = rewrap(&home.vault, &home.open(), None, PACE, &()).unwrap();
+    let again = rewrap(&home.vault, &home.open(), None, PACE, &(), &()).unwrap();
     assert_eq!(again.changed, 0);
     for n in 0..30 {
         assert_eq!(home.read(&home.open(), n), vec![n; 5000]);
@@ -121,13 +121,13 @@ fn a_stopped_run_goes_on() {
     }
     home.kms().rotate_key_on_demand("alias/envelopefs").unwrap();
     let ring = home.open();
-    let part = rewrap(&home.vault, &ring, None, PACE, &After(AtomicU64::new(10))).unwrap();
+    let part = rewrap(&home.vault, &ring, None, PACE, &After(AtomicU64::new(10)), &()).unwrap();
     assert!(part.interrupted && part.changed >= 10 && part.changed < 40, "{part:?}");
     assert!(interrupted(&home.vault).is_some_and(|target| target.contains("version 2")));
     for n in 0..40 {
         assert_eq!(home.read(&home.open(), n), b"text");
     }
-    let rest = rewrap(&home.vault, &ring, None, PACE, &()).unwrap();
+    let rest = rewrap(&home.vault, &ring, None, PACE, &(), &()).unwrap();
     assert_eq!(rest.changed, 40 - part.changed);
     assert_eq!(interrupted(&home.vault), None);
 }
@@ -161,7 +161,7 @@ fn opaque_headers_are_known_by_their_marks() {
 fn two_do_not_work_at_once() {
     let home = Home::new();
     let _held = state::WorkLock::take(&home.vault).unwrap();
-    let refused = rewrap(&home.vault, &home.open(), None, PACE, &());
+    let refused = rewrap(&home.vault, &home.open(), None, PACE, &(), &());
     assert!(matches!(refused, Err(UpkeepError::Busy)), "{refused:?}");
 }
 
@@ -175,7 +175,7 @@ fn a_rate_is_kept() {
     }
     let start = std::time::Instant::now();
     let pace = Pace { rate: NonZeroU32::new(50), ..PACE };
-    rewrap(&home.vault, &ring, None, pace, &()).unwrap();
+    rewrap(&home.vault, &ring, None, pace, &(), &()).unwrap();
     assert!(start.elapsed() > std::time::Duration::from_millis(300), "{:?}", start.elapsed());
 }
 
@@ -256,11 +256,26 @@ fn a_rewrap_brings_new_recipients_to_old_files() {
     home.write(&ring, 0, b"old");
     let paper = Arc::new(RecoveryKey::random());
     ring.add_recipient(&paper.uri().unwrap(), false).unwrap();
-    let done = rewrap(&home.vault, &ring, None, PACE, &()).unwrap();
+    let done = rewrap(&home.vault, &ring, None, PACE, &(), &()).unwrap();
     assert_eq!((done.changed, done.failed.count), (1, 0));
     let unlock = Unlock { kms_dir: Some("/nowhere".into()), passphrase: None, recovery: Some(paper) };
     let rescued = keys::open_vault(&home.vault, &unlock).unwrap();
     assert_eq!(home.read(&rescued, 0), b"old");
-    let again = rewrap(&home.vault, &ring, None, PACE, &()).unwrap();
+    let again = rewrap(&home.vault, &ring, None, PACE, &(), &()).unwrap();
     assert_eq!(again.changed, 0, "a recovery key has no versions");
+}
+
+/// A header that does not decode may hold a copy of any key: it is counted apart from files that have none.
+#[test]
+fn an_unreadable_header_is_counted() {
+    let home = Home::new();
+    let ring = home.open();
+    for n in 0..3 {
+        home.write(&ring, n, b"x");
+    }
+    let torn = home.vault.join(Home::path(1));
+    rustix::fs::setxattr(&torn, HEADER_XATTR, b"no header", rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::removexattr(home.vault.join(Home::path(2)), HEADER_XATTR).unwrap();
+    let seen = inventory(&home.vault, PACE, &()).unwrap();
+    assert_eq!((seen.files, seen.of_row(0), seen.bare, seen.unread), (3, 1, 1, 1));
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{Pace, UpkeepError, Watch};
+use super::{MOST_JOBS, Pace, UpkeepError, Watch};
 use crate::format::names::{LOST_FOUND, LowerName, VAULT_DIR, parse};
 use crate::vault::stat::{self, S_IFDIR, S_IFREG};
 use crate::vault::{LowerStat, entry};
@@ -51,7 +51,7 @@ pub(super) fn each_file(
     let throttle = Throttle::new(pace);
     let (sender, receiver) = bounded::<Found>(QUEUE);
     std::thread::scope(|scope| {
-        for _ in 0..pace.jobs.max(1) {
+        for _ in 0..pace.jobs.clamp(1, MOST_JOBS) {
             let receiver = receiver.clone();
             let (stop, throttle) = (&stop, &throttle);
             scope.spawn(move || {

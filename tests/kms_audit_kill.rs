@@ -29,7 +29,7 @@ fn append(log: &Log, number: u64) {
         user_id: "AIDA",
         access_key: "AKIA",
     };
-    log.append(&Event {
+    log.append(&[Event {
         time_ms: 1_795_651_200_000 + number,
         name: "Decrypt",
         identity: Some(identity),
@@ -43,7 +43,7 @@ fn append(log: &Log, number: u64) {
         error: None,
         request_id: "r",
         count: 1,
-    })
+    }])
     .expect("written");
 }
 

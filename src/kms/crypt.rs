@@ -156,17 +156,15 @@ impl Engine {
         files: impl IntoIterator<Item = (&'a [u8; 12], &'a EncryptionContext)>,
     ) -> Result<Vec<(Secret<32>, Compact)>, KmsError> {
         // One version for all: a rotation in between makes none of another.
-        let version = self.resolve(key)?.current();
-        let make = |(nonce, context)| {
-            self.for_filesystem("GenerateDataKey", key, context, |record| {
-                usable(record)?;
-                let material = self.material(&of_version(record, version)?.id)?;
-                let plain = Secret::random();
-                let bytes = wrap(&material.compact, nonce, context, &plain)?;
-                Ok((plain, Compact { version, bytes }))
-            })
-        };
-        files.into_iter().map(make).collect()
+        let record = self.resolve(key)?;
+        let version = record.current();
+        let (nonces, contexts): (Vec<_>, Vec<_>) = files.into_iter().unzip();
+        self.for_filesystem_each("GenerateDataKey", &record, &contexts, |at| {
+            let material = self.material(&current(&record)?.id)?;
+            let plain = Secret::random();
+            let bytes = wrap(&material.compact, nonces[at], contexts[at], &plain)?;
+            Ok((plain, Compact { version, bytes }))
+        })
     }
 
     /// Wraps a key in the compact form under the current version. A nonce must name one key for life.

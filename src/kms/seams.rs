@@ -21,8 +21,8 @@ pub struct CallRecord<'a> {
 
 /// Hears of every call, and of what the service does by itself.
 pub trait Observer: Send + Sync {
-    /// A call was decided. An error here fails the call: what cannot be recorded does not happen.
-    fn call(&self, record: &CallRecord<'_>) -> Result<(), super::KmsError>;
+    /// Calls were decided, in this order. An error here fails them all: what cannot be recorded does not happen.
+    fn calls(&self, records: &[CallRecord<'_>]) -> Result<(), super::KmsError>;
     /// `RotateKey`, `DeleteKey` or `DeleteExpiredKeyMaterial` of a key, by the service itself.
     fn service(&self, event: &str, key_arn: &str, account: &str, region: &str);
 }

@@ -43,8 +43,8 @@ impl Watch {
         Ok(Self { log, usage: Counter::new(&usage_file(store)) })
     }
 
-    fn write(&self, event: &Event<'_>) -> Result<(), KmsError> {
-        self.log.append(event).map_err(|error| {
+    fn write(&self, events: &[Event<'_>]) -> Result<(), KmsError> {
+        self.log.append(events).map_err(|error| {
             log::error!("{error}");
             KmsError::exception("KMSInternalException", "The audit log cannot be written.")
         })
@@ -59,36 +59,22 @@ pub(super) fn class(action: &str, parameters: &Value) -> Class {
 }
 
 impl Observer for Watch {
-    fn call(&self, record: &CallRecord<'_>) -> Result<(), KmsError> {
-        let caller = record.caller;
+    fn calls(&self, records: &[CallRecord<'_>]) -> Result<(), KmsError> {
         let now = now_ms();
-        self.usage.count(now, class(record.action, record.parameters).name(), record.error.is_some());
-        let source = caller.source.map(|ip| ip.to_string()).unwrap_or_default();
-        self.write(&Event {
-            time_ms: now,
-            name: record.action,
-            identity: Some(Identity {
-                arn: &caller.arn,
-                account: caller.account(),
-                user_id: &caller.user_id,
-                access_key: &caller.access_key,
-            }),
-            region: &caller.scope.region,
-            account: &caller.scope.account,
-            source: &source,
-            user_agent: &caller.user_agent,
-            via: caller.via.as_deref(),
-            parameters: record.parameters,
-            keys: record.keys,
-            error: record.error,
-            request_id: &caller.request_id,
-            count: 1,
-        })
+        let address = |record: &CallRecord<'_>| record.caller.source.map(|ip| ip.to_string());
+        let sources: Vec<String> = records.iter().map(|r| address(r).unwrap_or_default()).collect();
+        for record in records {
+            let class = class(record.action, record.parameters);
+            self.usage.count(now, class.name(), record.error.is_some());
+        }
+        let events: Vec<_> =
+            records.iter().zip(&sources).map(|(record, source)| event(record, source, now)).collect();
+        self.write(&events)
     }
 
     fn service(&self, event: &str, key_arn: &str, account: &str, region: &str) {
         let keys = [key_arn.to_owned()];
-        let written = self.write(&Event {
+        let written = self.write(&[Event {
             time_ms: now_ms(),
             name: event,
             identity: None,
@@ -102,10 +88,43 @@ impl Observer for Watch {
             error: None,
             request_id: &super::caller::new_request_id(),
             count: 1,
-        });
+        }]);
         // It was done by the clock, not for a caller who could be refused; the log of the process has the error.
         drop(written);
     }
+}
+
+fn event<'a>(record: &CallRecord<'a>, source: &'a str, time_ms: u64) -> Event<'a> {
+    let caller = record.caller;
+    Event {
+        time_ms,
+        name: record.action,
+        identity: Some(Identity {
+            arn: &caller.arn,
+            account: caller.account(),
+            user_id: &caller.user_id,
+            access_key: &caller.access_key,
+        }),
+        region: &caller.scope.region,
+        account: &caller.scope.account,
+        source,
+        user_agent: &caller.user_agent,
+        via: caller.via.as_deref(),
+        parameters: record.parameters,
+        keys: record.keys,
+        error: record.error,
+        request_id: &caller.request_id,
+        count: 1,
+    }
+}
+
+/// One of several things that the filesystem asked for at once, done.
+struct Done<T> {
+    caller: Caller,
+    parameters: Value,
+    result: Result<T, KmsError>,
+    /// Exception and message, where it failed.
+    text: Option<(&'static str, String)>,
 }
 
 impl Engine {
@@ -142,8 +161,42 @@ impl Engine {
         work: impl FnOnce(&KeyRecord) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         let record = self.resolve(key)?;
-        let caller = self.filesystem(&record);
-        let policy = self.key_policy(&record)?;
+        let done = self.ask_filesystem(action, &record, context, work)?;
+        self.record(action, &record, std::slice::from_ref(&done))?;
+        done.result
+    }
+
+    /// As [`Engine::for_filesystem`] for many contexts; `work` is told which. Each is decided and has its line, but the
+    /// lines are written at once. The first one that fails ends it.
+    pub(super) fn for_filesystem_each<T>(
+        &self,
+        action: &'static str,
+        record: &KeyRecord,
+        contexts: &[&EncryptionContext],
+        work: impl Fn(usize) -> Result<T, KmsError>,
+    ) -> Result<Vec<T>, KmsError> {
+        let mut all = Vec::with_capacity(contexts.len());
+        for (at, context) in contexts.iter().enumerate() {
+            let done = self.ask_filesystem(action, record, context, |_| work(at))?;
+            let failed = done.result.is_err();
+            all.push(done);
+            if failed {
+                break;
+            }
+        }
+        self.record(action, record, &all)?;
+        all.into_iter().map(|done| done.result).collect()
+    }
+
+    fn ask_filesystem<T>(
+        &self,
+        action: &'static str,
+        record: &KeyRecord,
+        context: &EncryptionContext,
+        work: impl FnOnce(&KeyRecord) -> Result<T, KmsError>,
+    ) -> Result<Done<T>, KmsError> {
+        let caller = self.filesystem(record);
+        let policy = self.key_policy(record)?;
         let watched = self.observer.is_some();
         let parameters = if watched || policy.needs_conditions() {
             json!({ "KeyId": record.arn(), "EncryptionContext": context })
@@ -154,23 +207,29 @@ impl Engine {
             caller: &caller,
             action,
             params: &parameters,
-            key: Some(&record),
+            key: Some(record),
             resource: None,
             same_key: None,
         };
-        let done = self.admit(&ask).and_then(|()| work(&record));
-        if let Some(observer) = &self.observer {
-            let text = done.as_ref().err().map(|e| (e.code(), e.wire_text().unwrap_or_default()));
-            let keys = [record.arn()];
-            observer.call(&CallRecord {
+        let result = self.admit(&ask).and_then(|()| work(record));
+        let text = result.as_ref().err().map(|e| (e.code(), e.wire_text().unwrap_or_default()));
+        Ok(Done { caller, parameters, result, text })
+    }
+
+    fn record<T>(&self, action: &str, record: &KeyRecord, all: &[Done<T>]) -> Result<(), KmsError> {
+        let Some(observer) = &self.observer else { return Ok(()) };
+        let keys = [record.arn()];
+        let mut lines = Vec::with_capacity(all.len());
+        for done in all {
+            lines.push(CallRecord {
                 action,
-                caller: &caller,
-                parameters: &parameters,
+                caller: &done.caller,
+                parameters: &done.parameters,
                 keys: &keys,
-                error: text.as_ref().map(|(code, text)| (*code, text.as_str())),
-            })?;
+                error: done.text.as_ref().map(|(code, text)| (*code, text.as_str())),
+            });
         }
-        done
+        observer.calls(&lines)
     }
 
     fn filesystem(&self, record: &KeyRecord) -> Caller {

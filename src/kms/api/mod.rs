@@ -130,13 +130,13 @@ impl Engine {
         let text = answer.as_ref().err().map(|e| (e.code(), e.wire_text().unwrap_or_default()));
         let shown = shown(call.action, &call.input);
         let keys = call.keys();
-        observer.call(&CallRecord {
+        observer.calls(&[CallRecord {
             action: call.action,
             caller: call.caller,
             parameters: &shown,
             keys: &keys,
             error: text.as_ref().map(|(code, text)| (*code, text.as_str())),
-        })
+        }])
     }
 }
 
@@ -162,8 +162,12 @@ const HIDDEN: &[&str] = &[
 
 /// The request parameters that a record may show.
 fn shown(action: &str, input: &Value) -> Value {
-    let mut out: Map<String, Value> = input.as_object().cloned().unwrap_or_default();
-    out.retain(|name, _| !HIDDEN.contains(&name.as_str()));
+    // Left out before anything is copied: a copy of a secret would have to be wiped.
+    let given = input.as_object().into_iter().flatten();
+    let mut out: Map<String, Value> = given
+        .filter(|(name, _)| !HIDDEN.contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     // CloudTrail names the algorithm also where it was not given.
     if matches!(action, "Encrypt" | "Decrypt") && !out.contains_key("EncryptionAlgorithm") {
         out.insert("EncryptionAlgorithm".into(), json!("SYMMETRIC_DEFAULT"));

@@ -1,8 +1,8 @@
-//! Appending: one write for the line, one for the head, before the request is answered.
+//! Appending: one write for the lines of a call, one for the head, before the request is answered.
 //!
-//! A lock on the head's file makes processes take turns. A process that died between the two writes leaves a line
+//! A lock on the head's file makes processes take turns. A process that died between the two writes leaves lines
 //! that the next one finds and takes in; half a line is cut off. Every second, and when the log is closed, what was
-//! written is synced.
+//! written is synced; nobody who appends waits for that.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -21,6 +21,9 @@ use super::files;
 use super::head::Head;
 use super::lines::{Line, Lines};
 use crate::crypto::{MacKey, random};
+
+/// Lines that are written at once.
+const AT_ONCE: usize = 128;
 
 /// What the log does with its files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +59,7 @@ struct Shared {
 
 struct State {
     head_file: Arc<File>,
-    file: File,
+    file: Arc<File>,
     /// As this process left it.
     head: Head,
     closed: bool,
@@ -75,7 +78,7 @@ impl Log {
         let head_file = Arc::new(files::open(&files::head_path(dir), false)?);
         let locked = Locked::take(&head_file, dir)?;
         let head = Head::load(&head_file, &files::head_path(dir), &key)?;
-        let file = files::open(&files::path(dir, head.file), true)?;
+        let file = Arc::new(files::open(&files::path(dir, head.file), true)?);
         drop(locked);
         let state = Mutex::new(State { head_file, file, head, closed: false });
         let settings = Settings { keep: settings.keep.map(|n| n.max(1)), ..settings };
@@ -88,17 +91,20 @@ impl Log {
         Ok(Self { shared, syncer: Some(syncer) })
     }
 
-    /// Writes an event; it is in the log when this returns.
-    pub fn append(&self, event: &Event<'_>) -> Result<(), AuditError> {
-        // Everything that needs no order is done before the lock.
-        let json = event.json(&random::array());
-        let mut state = self.shared.state.lock();
-        self.shared.append(&mut state, &json)
+    /// Writes events, in this order, a line each; they are in the log when this returns.
+    pub fn append(&self, events: &[Event<'_>]) -> Result<(), AuditError> {
+        for some in events.chunks(AT_ONCE) {
+            // Everything that needs no order is done before the lock.
+            let lines: Vec<_> = some.iter().map(|event| event.json(&random::array())).collect();
+            let mut state = self.shared.state.lock();
+            self.shared.append(&mut state, &lines)?;
+        }
+        Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Makes what was written before the call durable.
     pub fn sync(&self) -> Result<(), AuditError> {
-        self.shared.sync(&mut self.shared.state.lock())
+        self.shared.sync()
     }
 
     /// Where the log is.
@@ -119,19 +125,33 @@ impl Drop for Log {
 }
 
 impl Shared {
-    fn append(&self, state: &mut State, json: &[u8]) -> Result<(), AuditError> {
+    fn append(&self, state: &mut State, events: &[Vec<u8>]) -> Result<(), AuditError> {
         let lock = state.head_file.clone();
         let _locked = Locked::take(&lock, &self.dir)?;
         self.catch_up(state)?;
-        let (line, link) = chain::forge(&self.key, &state.head.last, json);
-        if state.head.len > 0 && state.head.len + line.len() as u64 > self.settings.max_file {
-            self.next_file(state)?;
+        let (mut text, mut last) = (Vec::new(), state.head.last);
+        for json in events {
+            let (line, link) = chain::forge(&self.key, &last, json);
+            let len = state.head.len + text.len() as u64;
+            if len > 0 && len + line.len() as u64 > self.settings.max_file {
+                self.write(state, &mut text, last)?;
+                self.next_file(state)?;
+            }
+            text.extend_from_slice(&line);
+            last = link;
         }
-        let path = files::path(&self.dir, state.head.file);
-        state.file.write_all(&line).map_err(AuditError::io(&path))?;
-        state.head.last = link;
-        state.head.len += line.len() as u64;
+        self.write(state, &mut text, last)?;
         self.write_head(state)
+    }
+
+    /// Writes lines, the last of which is `last`.
+    fn write(&self, state: &mut State, text: &mut Vec<u8>, last: Link) -> Result<(), AuditError> {
+        let path = files::path(&self.dir, state.head.file);
+        (&*state.file).write_all(text).map_err(AuditError::io(&path))?;
+        state.head.last = last;
+        state.head.len += text.len() as u64;
+        text.clear();
+        Ok(())
     }
 
     fn write_head(&self, state: &State) -> Result<(), AuditError> {
@@ -143,7 +163,7 @@ impl Shared {
         let found = Head::load(&state.head_file, &files::head_path(&self.dir), &self.key)?;
         if found != state.head {
             if found.file != state.head.file {
-                state.file = files::open(&files::path(&self.dir, found.file), true)?;
+                state.file = Arc::new(files::open(&files::path(&self.dir, found.file), true)?);
             }
             state.head = found;
         }
@@ -171,7 +191,7 @@ impl Shared {
         }
         state.head.len = len;
         if last != [b'\n'] {
-            state.file.write_all(b"\n").map_err(AuditError::io(path))?;
+            (&*state.file).write_all(b"\n").map_err(AuditError::io(path))?;
             state.head.len += 1;
         }
         Ok(())
@@ -204,7 +224,7 @@ impl Shared {
         state.head.synced = state.head.last.seq;
         state.head.file += 1;
         state.head.len = 0;
-        state.file = files::open(&files::path(&self.dir, state.head.file), true)?;
+        state.file = Arc::new(files::open(&files::path(&self.dir, state.head.file), true)?);
         files::sync_dir(&self.dir)?;
         self.write_head(state)?;
         let Some(keep) = self.settings.keep else { return Ok(()) };
@@ -230,33 +250,48 @@ impl Shared {
         Ok(last)
     }
 
-    fn sync(&self, state: &mut State) -> Result<(), AuditError> {
-        let lock = state.head_file.clone();
-        let _locked = Locked::take(&lock, &self.dir)?;
-        self.catch_up(state)?;
-        if state.head.synced == state.head.last.seq {
-            return Ok(());
+    /// Waits for the disk without a lock, so that lines go on being written.
+    fn sync(&self) -> Result<(), AuditError> {
+        let (head_file, file, path, upto) = {
+            let mut state = self.state.lock();
+            let head_file = state.head_file.clone();
+            let _locked = Locked::take(&head_file, &self.dir)?;
+            self.catch_up(&mut state)?;
+            if state.head.synced == state.head.last.seq {
+                return Ok(());
+            }
+            // Files before this one were synced when it was begun.
+            let path = files::path(&self.dir, state.head.file);
+            (head_file.clone(), state.file.clone(), path, state.head.last.seq)
+        };
+        file.sync_data().map_err(AuditError::io(&path))?;
+        {
+            let mut state = self.state.lock();
+            let _locked = Locked::take(&head_file, &self.dir)?;
+            self.catch_up(&mut state)?;
+            state.head.synced = state.head.synced.max(upto);
+            self.write_head(&state)?;
         }
-        state.file.sync_data().map_err(AuditError::io(&files::path(&self.dir, state.head.file)))?;
-        state.head.synced = state.head.last.seq;
-        self.write_head(state)?;
-        state.head_file.sync_data().map_err(AuditError::io(&files::head_path(&self.dir)))
+        head_file.sync_data().map_err(AuditError::io(&files::head_path(&self.dir)))
     }
 
     /// The thread: one sync each second in which something was written, and a last one.
     fn sync_now_and_then(&self) {
-        let mut state = self.state.lock();
         loop {
-            let closed = state.closed;
-            if state.head.synced != state.head.last.seq
-                && let Err(error) = self.sync(&mut state)
-            {
+            let (closed, due) = {
+                let state = self.state.lock();
+                (state.closed, state.head.synced != state.head.last.seq)
+            };
+            if due && let Err(error) = self.sync() {
                 log::error!("{error}");
             }
             if closed {
                 return;
             }
-            self.closing.wait_for(&mut state, self.settings.sync_every);
+            let mut state = self.state.lock();
+            if !state.closed {
+                self.closing.wait_for(&mut state, self.settings.sync_every);
+            }
         }
     }
 }

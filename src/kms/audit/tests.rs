@@ -20,7 +20,7 @@ fn write(log: &Log, user: &str, file: &str) {
         "KeyId": "k1", "EncryptionContext": { "file": file }, "Plaintext": "SECRET", "Message": "SECRET",
     });
     let arn = format!("arn:aws:iam::111122223333:user/{user}");
-    log.append(&Event {
+    log.append(&[Event {
         time_ms: 1_795_651_200_000,
         name: "Decrypt",
         identity: Some(Identity { arn: &arn, account: "111122223333", user_id: "AIDA", access_key: "AKIA" }),
@@ -34,7 +34,7 @@ fn write(log: &Log, user: &str, file: &str) {
         error: (user == "eve").then_some(("AccessDeniedException", "no")),
         request_id: "r",
         count: 1,
-    })
+    }])
     .unwrap();
 }
 
@@ -290,4 +290,54 @@ fn measure_append() {
     let begin = std::time::Instant::now();
     (0..100_000).for_each(|_| write(&log, "alice", "file"));
     assert!(begin.elapsed() < Duration::from_secs(60), "{:?} an event", begin.elapsed() / 100_000);
+}
+
+/// Lines that are written at once chain as those that are written one by one do, also over the end of a file, while
+/// others write theirs and the log is synced all the time.
+#[test]
+fn batches_chain_beside_syncs() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("audit");
+    let log = Log::open(&dir, key(), small()).unwrap();
+    let parameters = json!({ "KeyId": "k1" });
+    let keys = ["arn:aws:kms:us-east-1:111122223333:key/k1".to_owned()];
+    let event = Event {
+        time_ms: 1_795_651_200_000,
+        name: "GenerateDataKey",
+        identity: None,
+        region: "us-east-1",
+        account: "111122223333",
+        source: "",
+        user_agent: "",
+        via: None,
+        parameters: &parameters,
+        keys: &keys,
+        error: None,
+        request_id: "r",
+        count: 1,
+    };
+    log.append(&[]).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let syncing = scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                log.sync().unwrap();
+            }
+        });
+        let writing = [1_usize, 7, 200].map(|size| {
+            let (log, event) = (&log, &event);
+            scope.spawn(move || (0..5).for_each(|_| log.append(&vec![*event; size]).unwrap()))
+        });
+        for thread in writing {
+            thread.join().unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        syncing.join().unwrap();
+    });
+    log.sync().unwrap();
+    drop(log);
+    let report = verify(&dir, &key()).unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+    assert_eq!(report.range, Some((1, 5 * 208)));
+    assert!(report.files > 20, "{}", report.files);
 }

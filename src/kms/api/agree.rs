@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::call::{Call, base64};
+use super::call::{Call, base64, secret};
 use super::create::library_failed;
 use super::symmetric::fits;
 use crate::kms::crypt::current;
@@ -66,12 +66,13 @@ pub(super) fn derive(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError
     })?;
     call.dry_run()?;
     engine.used(&record.slot(), call.action, &call.caller.request_id);
-    Ok(json!({
+    let mut out = json!({
         "KeyId": record.arn(),
-        "SharedSecret": base64(&shared),
         "KeyAgreementAlgorithm": algorithm,
         "KeyOrigin": record.origin.name(),
-    }))
+    });
+    out["SharedSecret"] = secret(&shared);
+    Ok(out)
 }
 
 pub(super) fn encapsulate(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError> {
@@ -81,12 +82,13 @@ pub(super) fn encapsulate(engine: &Engine, call: &Call<'_>) -> Result<Value, Kms
     let (ciphertext, shared) =
         pk::encapsulate(record.spec, &engine.private_half(&record)?).map_err(|_| library_failed())?;
     engine.used(&record.slot(), call.action, &call.caller.request_id);
-    Ok(json!({
+    let mut out = json!({
         "KeyId": record.arn(),
-        "SharedSecret": base64(&shared),
         "SharedSecretCiphertextBlob": base64(&ciphertext),
         "EncapsulationAlgorithm": call.text("EncapsulationAlgorithm"),
-    }))
+    });
+    out["SharedSecret"] = secret(&shared);
+    Ok(out)
 }
 
 pub(super) fn decapsulate(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError> {
@@ -97,9 +99,10 @@ pub(super) fn decapsulate(engine: &Engine, call: &Call<'_>) -> Result<Value, Kms
         .map_err(|_| KmsError::InvalidCiphertext)?;
     call.dry_run()?;
     engine.used(&record.slot(), call.action, &call.caller.request_id);
-    Ok(json!({
+    let mut out = json!({
         "KeyId": record.arn(),
-        "SharedSecret": base64(&shared),
         "EncapsulationAlgorithm": call.text("EncapsulationAlgorithm"),
-    }))
+    });
+    out["SharedSecret"] = secret(&shared);
+    Ok(out)
 }

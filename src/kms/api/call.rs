@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::kms::arn::Scope;
 use crate::kms::caller::Caller;
@@ -23,13 +23,19 @@ pub(in crate::kms) struct Call<'a> {
 }
 
 impl Drop for Call<'_> {
-    /// Plaintexts, messages and passwords in the input are wiped.
+    /// Plaintexts, messages, passwords and tokens are among the input.
     fn drop(&mut self) {
-        for name in ["Plaintext", "Message", "KeyStorePassword"] {
-            if let Some(Value::String(text)) = self.input.get_mut(name).map(Value::take) {
-                drop(Zeroizing::new(text));
-            }
-        }
+        wipe(&mut self.input);
+    }
+}
+
+/// Wipes every string of a request or an answer.
+pub(in crate::kms) fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(members) => members.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -131,6 +137,11 @@ pub(super) fn pairs(value: Option<&Value>) -> Option<EncryptionContext> {
 /// Bytes as the wire has them.
 pub(super) fn base64(bytes: &[u8]) -> String {
     BASE64_STANDARD.encode(bytes)
+}
+
+/// A secret for an answer: moved into it, since what `json!` is given it copies.
+pub(super) fn secret(bytes: &[u8]) -> Value {
+    Value::String(base64(bytes))
 }
 
 /// `Member must not be null`.

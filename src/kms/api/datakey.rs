@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::call::{Call, base64};
+use super::call::{Call, base64, secret};
 use super::create::library_failed;
 use crate::crypto::random as dice;
 use crate::kms::context::canonical;
@@ -55,7 +55,7 @@ pub(super) fn generate(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsErr
         "KeyMaterialId": sealed.key_material_id,
     });
     if call.action == "GenerateDataKey" {
-        out["Plaintext"] = json!(base64(&plain));
+        out["Plaintext"] = secret(&plain);
     }
     Ok(out)
 }
@@ -83,7 +83,7 @@ pub(super) fn generate_pair(engine: &Engine, call: &Call<'_>) -> Result<Value, K
         "KeyMaterialId": sealed.key_material_id,
     });
     if call.action == "GenerateDataKeyPair" {
-        out["PrivateKeyPlaintext"] = json!(base64(&private));
+        out["PrivateKeyPlaintext"] = secret(&private);
     }
     Ok(out)
 }
@@ -109,5 +109,7 @@ pub(super) fn random(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsError
             })?
         }
     };
-    Ok(json!({ "Plaintext": base64(&bytes) }))
+    let mut out = json!({});
+    out["Plaintext"] = secret(&bytes);
+    Ok(out)
 }

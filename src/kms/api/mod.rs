@@ -34,7 +34,7 @@ use super::error::KmsError;
 use super::quota::THROTTLED;
 use super::seams::CallRecord;
 use super::watch;
-pub(in crate::kms) use call::Call;
+pub(in crate::kms) use call::{Call, wipe};
 
 type Handler = fn(&Engine, &Call<'_>) -> Result<Value, KmsError>;
 
@@ -113,8 +113,16 @@ impl Engine {
             .throttle(&call)
             .and_then(|()| model::check(name, &call.input, self.limits.plaintext))
             .and_then(|()| handler(self, &call));
-        self.report(&call, &answer)?;
-        answer
+        match self.report(&call, &answer) {
+            Ok(()) => answer,
+            Err(error) => {
+                // What cannot be recorded is not given out.
+                if let Ok(mut answer) = answer {
+                    wipe(&mut answer);
+                }
+                Err(error)
+            }
+        }
     }
 
     fn throttle(&self, call: &Call<'_>) -> Result<(), KmsError> {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::call::{Call, base64};
+use super::call::{Call, base64, secret};
 use crate::kms::blob;
 use crate::kms::context::canonical;
 use crate::kms::engine::Engine;
@@ -130,9 +130,9 @@ pub(super) fn decrypt(engine: &Engine, call: &Call<'_>) -> Result<Value, KmsErro
     engine.used(&record.slot(), call.action, &call.caller.request_id);
     let mut out = json!({
         "KeyId": record.arn(),
-        "Plaintext": base64(&opened.bytes),
         "EncryptionAlgorithm": algorithm,
     });
+    out["Plaintext"] = secret(&opened.bytes);
     if let Some(id) = opened.material {
         out["KeyMaterialId"] = json!(id);
     }

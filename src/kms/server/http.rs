@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::listen::Origin;
 use super::{Shared, admin, auth, sts};
+use crate::kms::api::wipe;
 use crate::kms::caller::new_request_id;
 use crate::kms::console;
 use crate::kms::error::KmsError;
@@ -42,16 +43,20 @@ const QUICK: &[&str] = &[
 pub(super) struct Answer {
     status: StatusCode,
     kind: &'static str,
-    body: Vec<u8>,
+    /// A data key may stand in it.
+    body: Zeroizing<Vec<u8>>,
 }
 
 impl Answer {
     pub(super) fn new(status: StatusCode, kind: &'static str, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, kind, body: body.into() }
+        Self { status, kind, body: Zeroizing::new(body.into()) }
     }
 
-    fn json(value: &Value) -> Self {
-        Self::new(StatusCode::OK, AMZ_JSON, value.to_string())
+    /// Takes the answer of an action, and wipes it.
+    fn json(mut value: Value) -> Self {
+        let body = serialized(&value);
+        wipe(&mut value);
+        Self { status: StatusCode::OK, kind: AMZ_JSON, body }
     }
 
     /// AWS's errors. Exceptions of the model have `message`, AccessDeniedException has `Message`.
@@ -65,7 +70,8 @@ impl Answer {
     }
 
     fn into_response(self, request_id: &str) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+        // The owner wipes it when the connection is done with it.
+        let mut response = Response::new(Full::new(Bytes::from_owner(self.body)));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.kind));
@@ -73,6 +79,29 @@ impl Answer {
             headers.insert("x-amzn-requestid", id);
         }
         response
+    }
+}
+
+/// A value's text, in one piece of memory: one that grew would leave copies behind.
+fn serialized(value: &Value) -> Zeroizing<Vec<u8>> {
+    let mut length = Length(0);
+    let counted = serde_json::to_writer(&mut length, value);
+    let mut text = Zeroizing::new(Vec::with_capacity(length.0));
+    counted.and_then(|()| serde_json::to_writer(&mut *text, value)).expect("a value has string keys only");
+    text
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -165,7 +194,7 @@ async fn reset(shared: &Arc<Shared>) -> Answer {
         shared.seed.as_deref().map_or(Ok(()), |seed| shared.engine.seed(seed))
     });
     match done.await {
-        Ok(Ok(())) => Answer::json(&json!({ "status": "ok" })),
+        Ok(Ok(())) => Answer::json(json!({ "status": "ok" })),
         Ok(Err(error)) => Answer::error(&error),
         Err(_) => Answer::error(&KmsError::exception("KMSInternalException", "The reset failed.")),
     }
@@ -238,7 +267,7 @@ impl Work {
         let signed = self.parts.headers.contains_key("authorization");
         let caller = if self.origin == Origin::Control && !signed {
             if let Some(action) = target.and_then(|t| t.strip_prefix(admin::TARGET)) {
-                return admin::call(engine, action, &self.object()?).map(|out| Answer::json(&out));
+                return admin::call(engine, action, &self.object()?).map(Answer::json);
             }
             auth::owner(&self.parts, &self.request_id)
         } else {
@@ -257,7 +286,7 @@ impl Work {
         };
         let action = target.and_then(|t| t.strip_prefix(TARGET));
         let action = action.ok_or_else(|| KmsError::exception("UnknownOperationException", ""))?;
-        engine.call(action, self.object()?, &caller).map(|out| Answer::json(&out))
+        engine.call(action, self.object()?, &caller).map(Answer::json)
     }
 
     fn object(&self) -> Result<Value, KmsError> {

@@ -15,10 +15,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 
+use super::patience::Patient;
 use super::{GRACE, ServeError, Shared, http, tls};
 
 /// Time for the head of a request, from the end of the one before: also the longest idle time.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// Time in which a client must take some of an answer.
+const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Time for a TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Bytes of one connection's read buffer; a head must fit.
@@ -195,12 +198,12 @@ async fn accept(listener: &Active) -> std::io::Result<(Box<dyn Stream>, Origin)>
             // An answer is one small write: it must not wait for the acknowledgement of the one before.
             let _ = stream.set_nodelay(true);
             let tls = listener.tls.is_some();
-            Ok((Box::new(stream), Origin::Tcp { from: peer.ip(), tls }))
+            Ok((Box::new(Patient::new(stream, WRITE_TIME)), Origin::Tcp { from: peer.ip(), tls }))
         }
         ActiveSocket::Unix(socket) => {
             let (stream, _) = socket.accept().await?;
             if !listener.is_control {
-                return Ok((Box::new(stream), Origin::Unix));
+                return Ok((Box::new(Patient::new(stream, WRITE_TIME)), Origin::Unix));
             }
             let peer = stream.peer_cred()?.uid();
             let me = rustix::process::geteuid().as_raw();

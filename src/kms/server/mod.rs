@@ -8,6 +8,7 @@ mod auth;
 mod http;
 mod listen;
 mod metrics;
+mod patience;
 mod sts;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # kms-demo.sh [--short]   The KMS server driven by the real AWS CLI and boto3: keys, aliases, a policy that denies and one
 # that allows, a grant, contexts, rotation, disabling, deletion; then a vault whose key is rotated and disabled.
+# Two hosts mount one vault with a principal each; revoking the grant of one stops that host alone.
 # --short leaves out what needs Python packages: our own command line plays the client, by signed requests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,7 +10,9 @@ efs=$(realpath "${EFS:-${CARGO_TARGET_DIR:-target}/debug/envelopefs}")
 [ -x "$efs" ] || { echo "kms-demo.sh: $efs is missing; build it, or name it with EFS" >&2; exit 2; }
 work=$(mktemp -d); server=
 cleanup() {
-    mountpoint -q "$work/plain" 2>/dev/null && fusermount3 -uz "$work/plain"
+    for at in "$work"/plain "$work"/host[12]; do
+        mountpoint -q "$at" 2>/dev/null && fusermount3 -uz "$at"
+    done
     [ -n "$server" ] && { kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
     rm -rf "$work"
 }
@@ -129,18 +132,43 @@ step "restore into a new store; the ciphertext decrypts there"
 "$efs" kms restore "$work/backup" --backup-passphrase-file "$work/phrase" --key-file --kms-dir "$work/kms2" > /dev/null
 "$efs" kms decrypt --kms-dir "$work/kms2" --ciphertext-blob "fileb://$work/blob" --encryption-context a=bc > /dev/null; ok
 if [ -e /dev/fuse ]; then
-    step "a vault on the key: mounted, rotated, disabled"
+    step "a vault on the key: mounted, rotated, rewrapped, disabled"
     mkdir "$work/plain"
     "$efs" init --key-uri "kms:embedded/$key" "$work/vault" > /dev/null
     "$efs" mount --log-file "$work/log" "$work/vault" "$work/plain"
     echo one > "$work/plain/one"
     "$efs" kms rotate-key "$key" > /dev/null
     echo two > "$work/plain/two"; [ "$(cat "$work/plain/one")" = one ]
+    "$efs" rewrap "$work/vault" > /dev/null
+    "$efs" keys --json "$work/vault" | python3 -c 'import json,sys
+keys = json.load(sys.stdin)["keys"]
+assert [(k["version"], k["files"]) for k in keys] == [(keys[0]["version"], 2)], keys'
+    [ "$(cat "$work/plain/one")$(cat "$work/plain/two")" = onetwo ]
     "$efs" umount "$work/plain"
     "$efs" kms disable-key --key-id "$key"
     refused 'disabled\|not enabled' "$efs" mount --log-file "$work/log" "$work/vault" "$work/plain"
     "$efs" kms enable-key --key-id "$key"
     "$efs" mount --log-file "$work/log" "$work/vault" "$work/plain"; [ "$(cat "$work/plain/two")" = two ]
     "$efs" umount "$work/plain"; ok
+    step "two hosts, one key: a revoked grant stops that host alone"
+    serve
+    kms alice create-key > "$work/hosts-key"
+    hosts_arn=$(field KeyMetadata.Arn < "$work/hosts-key")
+    as alice "$efs" init --key-uri "kms:$url/$hosts_arn" "$work/hosts" > /dev/null
+    for host in host1 host2; do
+        "$efs" kms principal create $host --json --policy-document "$work/nothing.json" > "$work/$host.principal"
+        kms alice create-grant --key-id "$hosts_arn" --grantee-principal "$(value Arn < "$work/$host.principal")" \
+            --operations Decrypt Encrypt GenerateDataKey DescribeKey | field GrantId > "$work/$host.grant"
+        mkdir "$work/$host"
+        as $host.principal "$efs" mount --shared -o key_cache=0 --log-file "$work/log" "$work/hosts" "$work/$host"
+    done
+    echo one > "$work/host1/one"; echo two > "$work/host2/two"
+    [ "$(cat "$work/host2/one")$(cat "$work/host1/two")" = onetwo ]
+    kms alice revoke-grant --key-id "$hosts_arn" --grant-id "$(cat "$work/host2.grant")"
+    refused 'Permission denied' cat "$work/host2/one"
+    [ "$(cat "$work/host1/two")" = two ]; echo three > "$work/host1/three"
+    for host in host1 host2; do "$efs" umount "$work/$host"; done
+    kill "$server"; wait "$server" 2>/dev/null || true; server=
+    ok
 fi
 echo "kms-demo: all done"

@@ -12,7 +12,10 @@ mod fake_kms;
 mod faults;
 mod frozen;
 mod harness;
+mod hosts;
 mod keys;
+#[path = "../kms_support/mod.rs"]
+mod kms_support;
 mod lifecycle;
 mod memory;
 mod options;

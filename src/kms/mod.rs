@@ -13,6 +13,8 @@ mod caller;
 mod check;
 mod console;
 mod context;
+#[cfg(test)]
+mod cost;
 mod crypt;
 mod dir;
 mod engine;

@@ -257,3 +257,26 @@ fn the_simulator_says_what_the_wire_does() {
             .is_err()
     );
 }
+
+/// A permissions boundary bounds what IAM policies give, from the next request on, and AWS's text says so.
+#[test]
+fn a_permissions_boundary_bounds() {
+    let kms = start("off");
+    let admin = kms.user("admin", &[]);
+    let bob = kms.user("bob", &[identity("Allow", "kms:*")]);
+    let key = kms.good(&admin, "CreateKey", &json!({}))["KeyMetadata"]["KeyId"].clone();
+    let input = json!({ "KeyId": key, "Plaintext": "cGxhaW4=" });
+    kms.good(&bob, "Encrypt", &input);
+    let set = |boundary: Value| {
+        let input = json!({ "Name": "bob", "Account": ACCOUNT, "PermissionsBoundary": boundary });
+        kms.engine.manage("SetPrincipalBoundary", &input)
+    };
+    assert!(set(json!("no policy")).is_err());
+    set(json!(identity("Allow", "kms:Decrypt").to_string())).unwrap();
+    let (status, refused) = kms.call(&bob, "Encrypt", &input);
+    let text = refused["Message"].as_str().unwrap_or_default();
+    assert_eq!(status, 400, "{refused}");
+    assert!(text.ends_with("because no permissions boundary allows the kms:Encrypt action"), "{text}");
+    set(Value::Null).unwrap();
+    kms.good(&bob, "Encrypt", &input);
+}

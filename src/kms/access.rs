@@ -35,6 +35,22 @@ pub(super) struct Ask<'a> {
     pub(super) same_key: Option<bool>,
 }
 
+/// The policies that decide; grants are looked up where they are needed.
+#[derive(Clone, Copy)]
+pub(super) struct InForce<'a> {
+    pub(super) key_policy: Option<&'a Document>,
+    pub(super) identity_policies: &'a [Named],
+    pub(super) boundary: Option<&'a Document>,
+    pub(super) service_control: &'a [Named],
+}
+
+impl<'a> InForce<'a> {
+    fn all(self) -> impl Iterator<Item = &'a Document> {
+        let named = self.identity_policies.iter().chain(self.service_control);
+        self.key_policy.into_iter().chain(self.boundary).chain(named.map(|n| &*n.document))
+    }
+}
+
 /// An answer, with AWS's text for a refusal.
 pub(super) struct Verdict {
     pub(super) decision: Decision,
@@ -113,16 +129,19 @@ impl Engine {
     pub(super) fn verdict(&self, ask: &Ask<'_>) -> Result<Verdict, KmsError> {
         let key_policy = ask.key.map(|key| self.key_policy(key)).transpose()?;
         let identity_policies = self.identity_policies(ask.caller)?;
-        self.verdict_by(ask, key_policy.as_deref(), &identity_policies)
+        let boundary =
+            ask.caller.boundary.as_deref().map(|text| self.boundary(ask.caller, text)).transpose()?;
+        let set = InForce {
+            key_policy: key_policy.as_deref(),
+            identity_policies: &identity_policies,
+            boundary: boundary.as_deref(),
+            service_control: &self.service_control,
+        };
+        self.verdict_by(ask, set)
     }
 
     /// As [`Engine::verdict`], under other policies than those in force.
-    pub(super) fn verdict_by(
-        &self,
-        ask: &Ask<'_>,
-        key_policy: Option<&Document>,
-        identity_policies: &[Named],
-    ) -> Result<Verdict, KmsError> {
+    pub(super) fn verdict_by(&self, ask: &Ask<'_>, by: InForce<'_>) -> Result<Verdict, KmsError> {
         let action = format!("kms:{}", ask.action);
         let key_arn = ask.key.map(KeyRecord::arn);
         let resource_arn = key_arn.as_deref().or(ask.resource).unwrap_or("*");
@@ -142,9 +161,8 @@ impl Engine {
             same_key: ask.same_key,
             principal_tags: None,
         };
-        let all = || key_policy.into_iter().chain(identity_policies.iter().map(|n| &*n.document));
-        let context = if all().any(Document::needs_conditions) {
-            self.conditions(&call, ask.key, all().any(|d| d.mentions("kms:ResourceAliases")))?
+        let context = if by.all().any(Document::needs_conditions) {
+            self.conditions(&call, ask.key, by.all().any(|d| d.mentions("kms:ResourceAliases")))?
         } else {
             Conditions::default()
         };
@@ -157,7 +175,13 @@ impl Engine {
             encryption_context: encryption_context.as_ref(),
             grant_tokens: &[],
         };
-        let set = PolicySet { key_policy, identity_policies, grants: &[] };
+        let set = PolicySet {
+            key_policy: by.key_policy,
+            identity_policies: by.identity_policies,
+            boundary: by.boundary,
+            service_control: by.service_control,
+            grants: &[],
+        };
         let mut decision = policy::evaluate(&request, &set);
         if let (Reason::ImplicitDeny(_), Some(key)) = (&decision.reason, ask.key) {
             let grants = self.grants_to(ask.caller, key)?;
@@ -215,6 +239,11 @@ impl Engine {
             Ok(Named { name, document })
         };
         caller.policies.iter().enumerate().map(compiled).collect()
+    }
+
+    fn boundary(&self, caller: &Caller, text: &str) -> Result<Arc<Document>, KmsError> {
+        let found = self.policies.identity_policy(text);
+        found.map_err(|e| unreadable(&format!("the permissions boundary of {}", caller.arn), &e))
     }
 
     /// The grants of a key that mean the caller.

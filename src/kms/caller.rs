@@ -18,6 +18,8 @@ pub struct Caller {
     pub access_key: String,
     /// IAM policies of the principal, as JSON.
     pub policies: Arc<[String]>,
+    /// Permissions boundary of the principal, as JSON.
+    pub boundary: Option<Arc<str>>,
     /// Where the request came from.
     pub source: Option<IpAddr>,
     /// Whether the request came through TLS, or never left the machine.
@@ -39,6 +41,7 @@ impl Caller {
             scope,
             access_key: String::new(),
             policies: Arc::from([ADMIN_POLICY.to_owned()]),
+            boundary: None,
             source: None,
             secure: true,
             user_agent: "envelopefs".into(),

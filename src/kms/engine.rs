@@ -64,6 +64,7 @@ pub struct Engine {
     pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) quotas: Option<Buckets>,
     pub(super) policies: policy::Cache,
+    pub(super) service_control: Vec<policy::Named>,
     pub(super) indexed: AtomicBool,
     /// Grows with every change of a principal made here.
     principal_changes: AtomicU64,
@@ -143,6 +144,16 @@ impl Engine {
         self
     }
 
+    /// Puts every account of the store under service control policies (name, JSON): each of them has to allow a call.
+    pub fn with_service_control(mut self, policies: Vec<(String, String)>) -> Result<Self, KmsError> {
+        for (name, text) in policies {
+            super::principals::check_policy(&text)?;
+            let document = self.policies.identity_policy(&text)?;
+            self.service_control.push(policy::Named { name, document });
+        }
+        Ok(self)
+    }
+
     /// Keeps the store open: operations are faster, and other processes wait, then fail with [`KmsError::Busy`].
     pub fn hold(mut self) -> Result<Self, KmsError> {
         self.store.hold()?;
@@ -171,6 +182,7 @@ impl Engine {
             observer: None,
             quotas: None,
             policies: policy::Cache::default(),
+            service_control: Vec::new(),
             indexed: AtomicBool::new(false),
             principal_changes: AtomicU64::new(0),
             clock_shift: AtomicI64::new(0),

@@ -38,6 +38,9 @@ pub struct Principal {
     pub(super) secret: Password,
     /// IAM policies, as JSON.
     pub policies: Vec<String>,
+    /// Permissions boundary, as JSON: the most that `policies` can give.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary: Option<String>,
     created_ms: u64,
 }
 
@@ -61,6 +64,8 @@ pub struct NewPrincipal {
     pub account: Option<String>,
     /// IAM policies; without any: everything that key policies leave to the account.
     pub policies: Vec<String>,
+    /// Permissions boundary.
+    pub boundary: Option<String>,
     /// Access key, for repeatable tests.
     pub access_key: Option<String>,
     /// Secret, for repeatable tests.
@@ -95,7 +100,7 @@ impl Engine {
         if !is_account(&account) {
             return Err(KmsError::Validation(format!("{account}: an account has twelve digits")));
         }
-        for policy in &new.policies {
+        for policy in new.policies.iter().chain(&new.boundary) {
             check_policy(policy)?;
         }
         let secret = new.secret.unwrap_or_else(new_secret);
@@ -108,6 +113,7 @@ impl Engine {
             account,
             secret: Password(secret.clone()),
             policies,
+            boundary: new.boundary,
             created_ms: self.now(),
         };
         self.store.write(|w| {
@@ -157,12 +163,32 @@ impl Engine {
         policies: Vec<String>,
     ) -> Result<(), KmsError> {
         policies.iter().try_for_each(|p| check_policy(p))?;
+        self.change_principal(account, name, |found| found.policies = policies)
+    }
+
+    /// Sets or takes away the permissions boundary of a principal.
+    pub fn set_principal_boundary(
+        &self,
+        account: Option<&str>,
+        name: &str,
+        boundary: Option<String>,
+    ) -> Result<(), KmsError> {
+        boundary.iter().try_for_each(|p| check_policy(p))?;
+        self.change_principal(account, name, |found| found.boundary = boundary)
+    }
+
+    fn change_principal(
+        &self,
+        account: Option<&str>,
+        name: &str,
+        change: impl FnOnce(&mut Principal),
+    ) -> Result<(), KmsError> {
         let place = place(account.unwrap_or(super::arn::HOME_ACCOUNT), name);
         self.store.write(|w| {
             let found: Option<Principal> = w.get(PRINCIPALS, &place)?;
             let mut found =
                 found.ok_or_else(|| KmsError::NotFound(format!("there is no principal {place}")))?;
-            found.policies = policies;
+            change(&mut found);
             w.put(PRINCIPALS, &place, &found)
         })?;
         self.principals_changed();
@@ -183,7 +209,8 @@ impl Engine {
     }
 }
 
-fn check_policy(text: &str) -> Result<(), KmsError> {
+/// Refuses what is no policy of a principal.
+pub(super) fn check_policy(text: &str) -> Result<(), KmsError> {
     if text.len() > MAX_POLICY {
         let why = format!("the policy is longer than {MAX_POLICY} bytes");
         return Err(KmsError::LimitExceeded(why));

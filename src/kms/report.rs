@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::access::Ask;
+use super::access::{Ask, InForce};
 use super::audit::{self, Filter};
 use super::caller::Caller;
 use super::engine::Engine;
@@ -22,8 +22,9 @@ const MAX_EVENTS: usize = 1000;
 const MAX_POLICIES: usize = 32;
 
 impl Engine {
-    /// SimulatePolicy: whether a request would be allowed, and by which statement or grant. `KeyPolicy` and
-    /// `IdentityPolicies` stand for those in force. Nothing is done, nothing written to the audit log.
+    /// SimulatePolicy: whether a request would be allowed, and by which statement or grant. `KeyPolicy`,
+    /// `IdentityPolicies`, `PermissionsBoundary` and `ServiceControlPolicies` stand for those in force. Nothing is done,
+    /// nothing written to the audit log.
     ///
     /// Members: `PrincipalArn`, `Action` (`kms:Decrypt`); `KeyId`, `KeyPolicy`, `IdentityPolicies`, `Parameters` (of
     /// the action), `EncryptionContext`, `ViaService`, `SourceIp`, `Region`. Answer: `Allowed`, `By`, `Message`.
@@ -44,7 +45,19 @@ impl Engine {
             (None, Some(key)) => Some(self.key_policy(key)?),
             (None, None) => None,
         };
-        let identities = self.simulated_policies(&caller, input)?;
+        let known = self.list_principals()?.into_iter().find(|p| p.arn == caller.arn);
+        let (known_policies, known_boundary) =
+            known.map_or((Vec::new(), None), |known| (known.policies, known.boundary));
+        let identities = match texts(input, "IdentityPolicies") {
+            Some(given) => compiled(&given, &caller.arn)?,
+            None => compiled(&known_policies, &caller.arn)?,
+        };
+        let boundary = text("PermissionsBoundary").map(str::to_owned).or(known_boundary);
+        let boundary = boundary.map(|text| policy::parse_identity(&text)).transpose()?;
+        let service_control = match texts(input, "ServiceControlPolicies") {
+            Some(given) => compiled(&given, "the organization")?,
+            None => self.service_control.clone(),
+        };
         let params = parameters(input, action);
         let ask = Ask {
             caller: &caller,
@@ -54,7 +67,13 @@ impl Engine {
             resource: None,
             same_key: None,
         };
-        let verdict = self.verdict_by(&ask, key_policy.as_deref(), &identities)?;
+        let set = InForce {
+            key_policy: key_policy.as_deref(),
+            identity_policies: &identities,
+            boundary: boundary.as_ref(),
+            service_control: &service_control,
+        };
+        let verdict = self.verdict_by(&ask, set)?;
         let allowed = verdict.decision.allowed;
         Ok(json!({
             "Allowed": allowed,
@@ -88,22 +107,6 @@ impl Engine {
             policies: [].into(),
             ..Caller::root(scope)
         })
-    }
-
-    /// The policies that are given, else those of the principal that has this ARN.
-    fn simulated_policies(&self, caller: &Caller, input: &Value) -> Result<Vec<Named>, KmsError> {
-        let texts: Vec<String> = match input.get("IdentityPolicies").and_then(Value::as_array) {
-            Some(given) => given.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            None => {
-                let all = self.list_principals()?;
-                all.into_iter().find(|p| p.arn == caller.arn).map(|p| p.policies).unwrap_or_default()
-            }
-        };
-        let compiled = |(at, text): (usize, &String)| {
-            let document = policy::parse_identity(text)?.into();
-            Ok(Named { name: format!("{} of {}", at + 1, caller.arn), document })
-        };
-        texts.iter().take(MAX_POLICIES).enumerate().map(compiled).collect()
     }
 
     /// Usage: requests and keys of each month, with estimates. `Prices` may name `KeyMonth`, `Requests` and
@@ -157,6 +160,21 @@ impl Engine {
             _ => None,
         }
     }
+}
+
+/// The texts of a member that is a list.
+fn texts(input: &Value, member: &str) -> Option<Vec<String>> {
+    let given = input.get(member).and_then(Value::as_array)?;
+    Some(given.iter().filter_map(Value::as_str).take(MAX_POLICIES).map(str::to_owned).collect())
+}
+
+/// Policies, named by their place and whose they are.
+fn compiled(texts: &[String], whose: &str) -> Result<Vec<Named>, KmsError> {
+    let one = |(at, text): (usize, &String)| {
+        let document = policy::parse_identity(text)?.into();
+        Ok(Named { name: format!("{} of {whose}", at + 1), document })
+    };
+    texts.iter().enumerate().map(one).collect()
 }
 
 /// A report of [`audit::verify`] as JSON.

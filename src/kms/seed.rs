@@ -84,6 +84,7 @@ impl Engine {
                 continue;
             }
             self.create_principal(NewPrincipal {
+                boundary: None,
                 name: p.name,
                 account: p.account,
                 policies: p.policies,

@@ -40,6 +40,10 @@ struct Case {
     condition: Option<Value>,
     identity: Option<Value>,
     identity_document: Option<Value>,
+    /// Statements of the permissions boundary.
+    boundary: Option<Value>,
+    /// Of each service control policy its statements.
+    service_control: Option<Vec<Value>>,
     grants: Option<Vec<GrantCase>>,
     caller: Option<String>,
     action: Option<String>,
@@ -112,6 +116,8 @@ impl Case {
             condition: if own_policy { self.condition.clone() } else { shared.condition.clone() },
             identity: self.identity.clone().or(shared.identity.clone()),
             identity_document: self.identity_document.clone(),
+            boundary: self.boundary.clone().or(shared.boundary.clone()),
+            service_control: self.service_control.clone().or(shared.service_control.clone()),
             grants: self.grants.clone().or(shared.grants.clone()),
             caller: self.caller.clone().or(shared.caller.clone()),
             action: self.action.clone().or(shared.action.clone()),
@@ -150,6 +156,19 @@ impl Case {
         vec![Named { name: "identity".into(), document: document.into() }]
     }
 
+    fn identity_form(&self, statements: &Value) -> Document {
+        let text = document(statements);
+        policy::parse_identity(&text).unwrap_or_else(|e| panic!("{}: {} in {text}", self.about, e.detail))
+    }
+
+    fn service_control(&self) -> Vec<Named> {
+        let named = |(at, statements): (usize, &Value)| Named {
+            name: format!("control {at}"),
+            document: self.identity_form(statements).into(),
+        };
+        self.service_control.iter().flatten().enumerate().map(named).collect()
+    }
+
     fn grants(&self) -> Vec<Grant> {
         let grant = |(at, g): (usize, &GrantCase)| Grant {
             id: at.to_string(),
@@ -167,6 +186,8 @@ impl Case {
     fn decide(&self) -> (&'static str, String) {
         let key_policy = self.key_policy();
         let (identity_policies, grants) = (self.identity(), self.grants());
+        let boundary = self.boundary.as_ref().map(|statements| self.identity_form(statements));
+        let service_control = self.service_control();
         let caller = arn(self.caller.as_deref().unwrap_or("user/ExampleUser"));
         let action = self.action.as_deref().unwrap_or("kms:Decrypt");
         let resource = self.resource.as_deref().unwrap_or(KEY);
@@ -215,6 +236,8 @@ impl Case {
         let set = PolicySet {
             key_policy: key_policy.as_ref(),
             identity_policies: &identity_policies,
+            boundary: boundary.as_ref(),
+            service_control: &service_control,
             grants: &grants,
         };
         let decision = policy::evaluate(&request, &set);
@@ -262,5 +285,5 @@ fn every_documented_case_is_decided_as_documented() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-    assert!(count >= 480, "only {count} cases: were some lost?");
+    assert!(count >= 525, "only {count} cases: were some lost?");
 }

@@ -27,6 +27,9 @@ enum PrincipalCommand {
         /// IAM policies (JSON); without any it may do what key policies leave to the account.
         #[arg(long, value_name = "FILE")]
         policy_document: Vec<PathBuf>,
+        /// Permissions boundary (JSON): the most that its IAM policies can give.
+        #[arg(long, value_name = "FILE")]
+        permissions_boundary: Option<PathBuf>,
     },
     /// List the principals.
     List {
@@ -50,6 +53,16 @@ enum PrincipalCommand {
         #[arg(long, value_name = "FILE", required = true)]
         policy_document: Vec<PathBuf>,
     },
+    /// Set the permissions boundary of a principal, the most that its IAM policies can give; without FILE take it away.
+    SetBoundary {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        place: Place,
+        /// Permissions boundary (JSON).
+        #[arg(long, value_name = "FILE")]
+        permissions_boundary: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -62,18 +75,22 @@ struct Place {
     json: bool,
 }
 
+fn read(path: &PathBuf) -> Result<String, Box<dyn Error>> {
+    std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()).into())
+}
+
 fn policies(files: &[PathBuf]) -> Result<Vec<String>, Box<dyn Error>> {
-    let read =
-        |path: &PathBuf| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()).into());
     files.iter().map(read).collect()
 }
 
 /// Runs a `principal` command.
 pub(super) fn run(args: &PrincipalArgs, backend: &mut Backend) -> Result<(), Box<dyn Error>> {
     match &args.command {
-        PrincipalCommand::Create { name, place, policy_document } => {
-            let input =
-                json!({ "Name": name, "Account": place.account, "Policies": policies(policy_document)? });
+        PrincipalCommand::Create { name, place, policy_document, permissions_boundary } => {
+            let input = json!({
+                "Name": name, "Account": place.account, "Policies": policies(policy_document)?,
+                "PermissionsBoundary": permissions_boundary.as_ref().map(read).transpose()?,
+            });
             let made = backend.manage("CreatePrincipal", &input)?;
             if place.json {
                 return print(&(serde_json::to_string_pretty(&made)? + "\n"));
@@ -107,6 +124,12 @@ pub(super) fn run(args: &PrincipalArgs, backend: &mut Backend) -> Result<(), Box
             let input =
                 json!({ "Name": name, "Account": place.account, "Policies": policies(policy_document)? });
             backend.manage("SetPrincipalPolicies", &input)?;
+            Ok(())
+        }
+        PrincipalCommand::SetBoundary { name, place, permissions_boundary } => {
+            let boundary = permissions_boundary.as_ref().map(read).transpose()?;
+            let input = json!({ "Name": name, "Account": place.account, "PermissionsBoundary": boundary });
+            backend.manage("SetPrincipalBoundary", &input)?;
             Ok(())
         }
     }

@@ -32,6 +32,9 @@ pub(super) struct ServeArgs {
     /// Request quotas: aws, off, xFACTOR, or CLASS=RATE,... (requests a second) [default: aws; off with --test-reset].
     #[arg(long = "quota", value_name = "SETTING", value_parser = Quotas::parse)]
     quotas: Option<Quotas>,
+    /// A service control policy (JSON) over every account of the store: each one given has to allow a call.
+    #[arg(long, value_name = "FILE")]
+    service_control_policy: Vec<PathBuf>,
     /// Serve a page at /console to browsers on this machine: keys, policies, grants, audit, usage; read-only without login.
     #[arg(long)]
     console: bool,
@@ -67,7 +70,12 @@ pub(super) fn run(
     // A test suite makes keys far faster than AWS lets anybody.
     let usual = if args.test_reset { Quotas::off() } else { Quotas::default() };
     let quotas = args.quotas.clone().unwrap_or(usual);
-    let engine = open()?.with_limits(limits).with_quotas(quotas).hold()?;
+    let control = args.service_control_policy.iter().map(|path| {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        std::fs::read_to_string(path).map(|text| (name, text)).map_err(|e| format!("{}: {e}", path.display()))
+    });
+    let control = control.collect::<Result<Vec<_>, _>>()?;
+    let engine = open()?.with_limits(limits).with_quotas(quotas).with_service_control(control)?.hold()?;
     let server = Server::bind(Arc::new(engine), &settings)?;
     for address in server.addresses() {
         match address {

@@ -27,6 +27,12 @@ pub(super) struct SimulateArgs {
     /// A policy of the principal to try in place of its own (several: repeat).
     #[arg(long, value_name = "FILE")]
     identity_policy_file: Vec<PathBuf>,
+    /// A permissions boundary to try in place of the principal's own.
+    #[arg(long, value_name = "FILE")]
+    permissions_boundary_file: Option<PathBuf>,
+    /// A service control policy to try in place of the server's (several: repeat; each has to allow).
+    #[arg(long, value_name = "FILE")]
+    service_control_policy_file: Vec<PathBuf>,
     /// A pair of the encryption context (several: repeat).
     #[arg(long, value_name = "NAME=VALUE")]
     encryption_context: Vec<String>,
@@ -71,9 +77,16 @@ pub(super) fn run(
     if let Some(path) = &args.policy_file {
         input["KeyPolicy"] = json!(read(path)?);
     }
-    if !args.identity_policy_file.is_empty() {
-        let texts = args.identity_policy_file.iter().map(|p| read(p)).collect::<Result<Vec<_>, _>>()?;
-        input["IdentityPolicies"] = json!(texts);
+    if let Some(path) = &args.permissions_boundary_file {
+        input["PermissionsBoundary"] = json!(read(path)?);
+    }
+    for (member, files) in [
+        ("IdentityPolicies", &args.identity_policy_file),
+        ("ServiceControlPolicies", &args.service_control_policy_file),
+    ] {
+        if !files.is_empty() {
+            input[member] = json!(files.iter().map(|p| read(p)).collect::<Result<Vec<_>, _>>()?);
+        }
     }
     let answer = backend.manage("SimulatePolicy", &input)?;
     if args.output.json {

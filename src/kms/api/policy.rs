@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::call::Call;
 use super::lifecycle::key_by_id;
 use super::paging::{Page, of_list};
-use crate::kms::access::Ask;
+use crate::kms::access::{Ask, InForce};
 use crate::kms::caller::ADMIN_POLICY;
 use crate::kms::engine::Engine;
 use crate::kms::error::KmsError;
@@ -90,7 +90,13 @@ impl Engine {
         // Where the policy lets the account decide, its IAM policies are trusted to.
         let anything = policy::parse_identity(ADMIN_POLICY)?;
         let trusted = [Named { name: "any".into(), document: anything.into() }];
-        if self.verdict_by(&ask, Some(&document), &trusted)?.decision.allowed {
+        let set = InForce {
+            key_policy: Some(&document),
+            identity_policies: &trusted,
+            boundary: None,
+            service_control: &[],
+        };
+        if self.verdict_by(&ask, set)?.decision.allowed {
             return Ok(());
         }
         let why = "The new key policy will not allow you to update the key policy in the future.";

@@ -2,11 +2,24 @@
 
 use super::evaluate::Request;
 
+/// Which policy a statement stands in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The key's.
+    Key,
+    /// One of the principal's, by its name.
+    Identity(String),
+    /// The principal's permissions boundary.
+    Boundary,
+    /// A service control policy, by its name.
+    ServiceControl(String),
+}
+
 /// Which statement of which policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StatementRef {
-    /// The name of a principal's policy; `None` is the key policy.
-    pub policy: Option<String>,
+    /// The policy.
+    pub policy: Source,
     /// Its place in the policy, counted from 0.
     pub index: usize,
     /// Its `Sid`.
@@ -54,6 +67,10 @@ pub enum Missing {
     IdentityBased,
     /// Neither key policy nor grant allows it.
     ResourceBased,
+    /// A policy of the principal allows it, and his permissions boundary does not.
+    Boundary,
+    /// Policies allow it, and a service control policy above the account does not.
+    ServiceControl,
 }
 
 impl Decision {
@@ -68,14 +85,24 @@ impl Decision {
     /// AWS's text of the AccessDeniedException.
     pub fn message(&self, request: &Request<'_>) -> String {
         let why = match &self.reason {
-            Reason::ExplicitDeny(StatementRef { policy: None, .. }) => {
-                "with an explicit deny in a resource-based policy".to_owned()
+            Reason::ExplicitDeny(statement) => {
+                let kind = match statement.policy {
+                    Source::Key => "a resource-based policy",
+                    Source::Identity(_) => "an identity-based policy",
+                    Source::Boundary => "a permissions boundary",
+                    Source::ServiceControl(_) => "a service control policy",
+                };
+                format!("with an explicit deny in {kind}")
             }
-            Reason::ExplicitDeny(_) => "with an explicit deny in an identity-based policy".to_owned(),
-            Reason::ImplicitDeny(Missing::IdentityBased) => {
-                format!("because no identity-based policy allows the {} action", request.action)
+            reason => {
+                let kind = match reason {
+                    Reason::ImplicitDeny(Missing::IdentityBased) => "identity-based policy",
+                    Reason::ImplicitDeny(Missing::Boundary) => "permissions boundary",
+                    Reason::ImplicitDeny(Missing::ServiceControl) => "service control policy",
+                    _ => "resource-based policy",
+                };
+                format!("because no {kind} allows the {} action", request.action)
             }
-            _ => format!("because no resource-based policy allows the {} action", request.action),
         };
         let (who, action, what) = (request.principal_arn, request.action, request.resource_arn);
         format!("User: {who} is not authorized to perform: {action} on resource: {what} {why}")
@@ -84,9 +111,12 @@ impl Decision {
 
 impl std::fmt::Display for StatementRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "statement {} of the ", self.index + 1)?;
         match &self.policy {
-            None => write!(f, "statement {} of the key policy", self.index + 1)?,
-            Some(name) => write!(f, "statement {} of the policy {name}", self.index + 1)?,
+            Source::Key => f.write_str("key policy")?,
+            Source::Identity(name) => write!(f, "policy {name}")?,
+            Source::Boundary => f.write_str("permissions boundary")?,
+            Source::ServiceControl(name) => write!(f, "service control policy {name}")?,
         }
         match &self.sid {
             Some(sid) => write!(f, " (\"{sid}\")"),
@@ -109,6 +139,12 @@ impl std::fmt::Display for Reason {
             Self::ImplicitDeny(Missing::IdentityBased) => f.write_str("no policy of the principal allows it"),
             Self::ImplicitDeny(Missing::ResourceBased) => {
                 f.write_str("neither the key policy nor a grant allows it")
+            }
+            Self::ImplicitDeny(Missing::Boundary) => {
+                f.write_str("the principal's permissions boundary does not allow it")
+            }
+            Self::ImplicitDeny(Missing::ServiceControl) => {
+                f.write_str("a service control policy does not allow it")
             }
             Self::OtherAccount => f.write_str("the operation is not for callers of another account"),
         }

@@ -1,15 +1,20 @@
 //! One request, decided (AWS KMS Developer Guide, policy-evaluation; IAM User Guide, evaluation logic).
 //!
-//! 1. A Deny that matches, in the key policy or in a policy of the principal, decides.
+//! 1. A Deny that matches decides: in the key policy, a policy of the principal, his permissions boundary, or a service
+//!    control policy.
 //! 2. A key policy that names the caller himself allows. One that names his account lets the account's IAM policies
 //!    decide: that is delegation, no permission for everybody in it. A caller of another account needs both sides.
 //! 3. A grant allows.
 //! 4. Nothing else does.
+//!
+//! A permissions boundary bounds what policies of the principal allow. What a key policy or a grant gives a user himself
+//! it leaves alone; what they give a role it bounds for the role's sessions, but for one that is named itself. Every
+//! service control policy has to allow what is to be allowed in whatever way; services are not under them.
 
 use std::collections::BTreeMap;
 
 use super::conditions::Conditions;
-use super::decision::{Decision, Missing, Reason, StatementRef};
+use super::decision::{Decision, Missing, Reason, Source, StatementRef};
 use super::document::{Document, Effect, Named as NamedPolicy, Statement};
 use super::grant::Grant;
 use super::pattern::ArnPattern;
@@ -39,6 +44,10 @@ pub struct PolicySet<'a> {
     pub key_policy: Option<&'a Document>,
     /// The policies of the principal.
     pub identity_policies: &'a [NamedPolicy],
+    /// The permissions boundary of the principal; the account itself has none.
+    pub boundary: Option<&'a Document>,
+    /// The service control policies over the caller's account.
+    pub service_control: &'a [NamedPolicy],
     /// The key's grants; those to other principals ([`Caller::grantees`]) may be left out.
     pub grants: &'a [Grant],
 }
@@ -78,37 +87,55 @@ pub fn evaluate(request: &Request<'_>, set: &PolicySet<'_>) -> Decision {
     if let Some(statement) = denied(request, set, &caller) {
         return Decision::no(Reason::ExplicitDeny(statement));
     }
-    let by_identity = || identity_allow(request, set.identity_policies);
+    let decision = allowed(request, set, &caller);
+    let controlled = !caller.is_service()
+        && set
+            .service_control
+            .iter()
+            .any(|p| find(&p.document, &Source::Key, |s| allows(s, request)).is_none());
+    if decision.allowed && controlled {
+        return Decision::no(Reason::ImplicitDeny(Missing::ServiceControl));
+    }
+    decision
+}
+
+/// Decides what nothing denies, before service control policies.
+fn allowed(request: &Asked<'_>, set: &PolicySet<'_>, caller: &Caller<'_>) -> Decision {
+    let by_identity = || identity_allow(request, set, caller);
     let Some(key_policy) = set.key_policy else {
         // The account itself may do everything in it.
         if caller.is_root() {
             return Decision::yes(Reason::Root);
         }
         return match by_identity() {
-            Some(statement) => Decision::yes(Reason::IdentityPolicy { statement, delegated: None }),
-            None => Decision::no(Reason::ImplicitDeny(Missing::IdentityBased)),
+            Ok(statement) => Decision::yes(Reason::IdentityPolicy { statement, delegated: None }),
+            Err(missing) => Decision::no(Reason::ImplicitDeny(missing)),
         };
     };
     let foreign = !caller.is_service() && caller.account() != account_of(request.resource_arn);
     if foreign && !crosses_accounts(request.action) {
         return Decision::no(Reason::OtherAccount);
     }
-    let (direct, delegated) = key_policy_allow(request, key_policy, &caller);
-    match (direct, delegated) {
-        (Some(statement), _) if !foreign || caller.is_root() => {
-            return Decision::yes(Reason::KeyPolicy(statement));
+    let (direct, delegated) = key_policy_allow(request, key_policy, caller);
+    // What a role is given is bounded for its sessions, but for what is given to this one by its own ARN.
+    let bounded = caller.is_session() && !is_within_boundary(request, set, caller);
+    let mut missing = Missing::ResourceBased;
+    if let Some(statement) = direct.as_ref().filter(|_| !foreign || caller.is_root()) {
+        let own = |s: &Statement| s.principals.as_ref().is_some_and(|p| p.lists(caller));
+        let himself = key_policy.statements.iter().any(|s| own(s) && allows(s, request));
+        if !bounded || himself {
+            return Decision::yes(Reason::KeyPolicy(statement.clone()));
         }
-        (direct, delegated) => {
-            if let Some(by) = direct.or(delegated) {
-                if let Some(statement) = by_identity() {
-                    return Decision::yes(Reason::IdentityPolicy { statement, delegated: Some(by) });
-                }
-                return granted(request, set, &caller)
-                    .unwrap_or(Decision::no(Reason::ImplicitDeny(Missing::IdentityBased)));
+        missing = Missing::Boundary;
+    } else if let Some(by) = direct.or(delegated) {
+        match by_identity() {
+            Ok(statement) => {
+                return Decision::yes(Reason::IdentityPolicy { statement, delegated: Some(by) });
             }
+            Err(lacking) => missing = lacking,
         }
     }
-    granted(request, set, &caller).unwrap_or(Decision::no(Reason::ImplicitDeny(Missing::ResourceBased)))
+    granted(request, set, caller, bounded).unwrap_or(Decision::no(Reason::ImplicitDeny(missing)))
 }
 
 /// Whether a key policy leaves the caller a way to change it again: PutKeyPolicy's lockout safety check. Where the
@@ -158,10 +185,18 @@ fn denied(request: &Asked<'_>, set: &PolicySet<'_>, caller: &Caller<'_>) -> Opti
     let of_key = set.key_policy.and_then(|policy| {
         let denies =
             |s: &Statement| s.effect == Effect::Deny && named(s, caller) != Named::Not && s.applies(request);
-        find(policy, None, denies)
+        find(policy, &Source::Key, denies)
     });
     let denies = |s: &Statement| s.effect == Effect::Deny && s.applies(request);
-    of_key.or_else(|| set.identity_policies.iter().find_map(|p| find(&p.document, Some(&p.name), denies)))
+    let of_identity =
+        || set.identity_policies.iter().find_map(|p| find(&p.document, &p.as_identity(), denies));
+    let of_boundary = || boundary(set, caller).and_then(|policy| find(policy, &Source::Boundary, denies));
+    let controlling = if caller.is_service() { &[] } else { set.service_control };
+    let of_control = || {
+        let source = |p: &NamedPolicy| Source::ServiceControl(p.name.clone());
+        controlling.iter().find_map(|p| find(&p.document, &source(p), denies))
+    };
+    of_key.or_else(of_identity).or_else(of_boundary).or_else(of_control)
 }
 
 /// The statements of a key policy that allow the caller himself, and that let his account decide.
@@ -170,42 +205,62 @@ fn key_policy_allow(
     policy: &Document,
     caller: &Caller<'_>,
 ) -> (Option<StatementRef>, Option<StatementRef>) {
-    let allows = |wanted: Named| {
-        let allows =
-            |s: &Statement| s.effect == Effect::Allow && named(s, caller) == wanted && s.applies(request);
-        find(policy, None, allows)
+    let found = |wanted: Named| {
+        find(policy, &Source::Key, |s: &Statement| named(s, caller) == wanted && allows(s, request))
     };
-    (allows(Named::Directly), allows(Named::ByAccount))
+    (found(Named::Directly), found(Named::ByAccount))
 }
 
-fn identity_allow(request: &Asked<'_>, policies: &[NamedPolicy]) -> Option<StatementRef> {
-    let allows = |s: &Statement| s.effect == Effect::Allow && s.applies(request);
-    policies.iter().find_map(|p| find(&p.document, Some(&p.name), allows))
+/// The statement of the principal's policies that allows, where his boundary does, too.
+fn identity_allow(
+    request: &Asked<'_>,
+    set: &PolicySet<'_>,
+    caller: &Caller<'_>,
+) -> Result<StatementRef, Missing> {
+    let find = |p: &NamedPolicy| find(&p.document, &p.as_identity(), |s| allows(s, request));
+    let statement = set.identity_policies.iter().find_map(find).ok_or(Missing::IdentityBased)?;
+    if is_within_boundary(request, set, caller) { Ok(statement) } else { Err(Missing::Boundary) }
 }
 
-/// The grant that allows. One to an account as a whole lets its IAM policies decide.
-fn granted(request: &Asked<'_>, set: &PolicySet<'_>, caller: &Caller<'_>) -> Option<Decision> {
+fn boundary<'a>(set: &PolicySet<'a>, caller: &Caller<'_>) -> Option<&'a Document> {
+    set.boundary.filter(|_| !caller.is_root())
+}
+
+fn is_within_boundary(request: &Asked<'_>, set: &PolicySet<'_>, caller: &Caller<'_>) -> bool {
+    boundary(set, caller).is_none_or(|policy| policy.statements.iter().any(|s| allows(s, request)))
+}
+
+/// The grant that allows. One to an account as a whole lets its IAM policies decide. For a caller who is `bounded` only
+/// one to himself.
+fn granted(request: &Asked<'_>, set: &PolicySet<'_>, caller: &Caller<'_>, bounded: bool) -> Option<Decision> {
     let covering =
         |to: &dyn Fn(&Grant) -> bool| set.grants.iter().find(|g| to(g) && g.covers(request.request));
-    if let Some(grant) = covering(&|g| caller.is(&g.grantee)) {
+    let his = |g: &Grant| caller.is(&g.grantee) && (!bounded || g.grantee == request.principal_arn);
+    if let Some(grant) = covering(&his) {
         return Some(Decision::yes(Reason::Grant(grant.id.clone())));
     }
     let grant = covering(&|g| caller.is_of_account(&g.grantee))?;
-    identity_allow(request, set.identity_policies)?;
+    identity_allow(request, set, caller).ok()?;
     Some(Decision::yes(Reason::Grant(grant.id.clone())))
+}
+
+fn allows(statement: &Statement, request: &Asked<'_>) -> bool {
+    statement.effect == Effect::Allow && statement.applies(request)
+}
+
+impl NamedPolicy {
+    fn as_identity(&self) -> Source {
+        Source::Identity(self.name.clone())
+    }
 }
 
 fn named(statement: &Statement, caller: &Caller<'_>) -> Named {
     statement.principals.as_ref().map_or(Named::Not, |p| p.name(caller))
 }
 
-fn find(
-    document: &Document,
-    name: Option<&str>,
-    wanted: impl Fn(&Statement) -> bool,
-) -> Option<StatementRef> {
+fn find(document: &Document, source: &Source, wanted: impl Fn(&Statement) -> bool) -> Option<StatementRef> {
     let (index, statement) = document.statements.iter().enumerate().find(|(_, s)| wanted(s))?;
-    Some(StatementRef { policy: name.map(str::to_owned), index, sid: statement.sid.clone() })
+    Some(StatementRef { policy: source.clone(), index, sid: statement.sid.clone() })
 }
 
 impl Statement {

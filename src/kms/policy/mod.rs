@@ -5,8 +5,8 @@
 //! [`Call::conditions`].
 //!
 //! Sources: AWS KMS Developer Guide (key policies, policy evaluation, grants, condition keys), IAM User Guide
-//! (evaluation logic, condition operators, policy variables). Not here, since no organisation stands above a local
-//! store: service control policies, permissions boundaries, session policies.
+//! (evaluation logic, permissions boundaries, condition operators, policy variables), AWS Organizations User Guide
+//! (service control policies). Not here: session policies, resource control policies, VPC endpoint policies.
 
 mod cache;
 mod compare;
@@ -26,7 +26,7 @@ mod value;
 
 pub use cache::Cache;
 pub use conditions::Conditions;
-pub use decision::{Decision, Missing, Reason, StatementRef};
+pub use decision::{Decision, Missing, Reason, Source, StatementRef};
 pub use document::{Document, Effect, Named};
 pub use evaluate::{PolicySet, Request, allows_later_change, evaluate};
 pub use facts::{Call, KeyFacts};

@@ -64,6 +64,11 @@ impl<'a> Caller<'a> {
         matches!(self.kind, Kind::Service)
     }
 
+    /// Whether a session of a role calls.
+    pub(super) fn is_session(&self) -> bool {
+        matches!(self.kind, Kind::Session(_))
+    }
+
     /// Every principal that stands for the caller in a grant: himself, the role of his session, his account.
     /// A store that keeps its grants by grantee looks up these.
     pub fn grantees(&self) -> Vec<String> {
@@ -154,6 +159,11 @@ impl Principals {
             }
         }
         best
+    }
+
+    /// Whether the caller's own ARN is among them.
+    pub(super) fn lists(&self, caller: &Caller<'_>) -> bool {
+        !self.negated && self.list.iter().any(|p| matches!(p, Principal::Identity(arn) if arn == caller.arn))
     }
 
     fn spares(&self, caller: &Caller<'_>) -> bool {

@@ -15,8 +15,8 @@ pub(super) fn call(engine: &Engine, action: &str, input: &Value) -> Result<Value
 }
 
 impl Engine {
-    /// CreatePrincipal, ListPrincipals, DeletePrincipal, SetPrincipalPolicies, WriteBackup, CheckStore: for the owner of the store only, in the
-    /// process or over the control socket.
+    /// CreatePrincipal, ListPrincipals, DeletePrincipal, SetPrincipalPolicies, SetPrincipalBoundary, WriteBackup,
+    /// CheckStore: for the owner of the store only, in the process or over the control socket.
     pub fn manage(&self, action: &str, input: &Value) -> Result<Value, KmsError> {
         let text = |name: &str| input.get(name).and_then(Value::as_str).map(str::to_owned);
         let need = |name: &str| text(name).ok_or_else(|| KmsError::Validation(format!("{name} is missing")));
@@ -33,6 +33,7 @@ impl Engine {
                     name: need("Name")?,
                     account: text("Account"),
                     policies: policies(),
+                    boundary: text("PermissionsBoundary"),
                     access_key: text("AccessKeyId"),
                     secret: text("SecretAccessKey").map(Into::into),
                 };
@@ -51,6 +52,11 @@ impl Engine {
             }
             "SetPrincipalPolicies" => {
                 self.set_principal_policies(text("Account").as_deref(), &need("Name")?, policies())?;
+                Ok(json!({}))
+            }
+            "SetPrincipalBoundary" => {
+                let boundary = text("PermissionsBoundary");
+                self.set_principal_boundary(text("Account").as_deref(), &need("Name")?, boundary)?;
                 Ok(json!({}))
             }
             "WriteBackup" => {
@@ -83,5 +89,6 @@ fn shown(principal: &Principal) -> Value {
         "AccessKeyId": principal.access_key,
         "CreationDate": principal.created(),
         "Policies": principal.policies,
+        "PermissionsBoundary": principal.boundary,
     })
 }

@@ -99,6 +99,7 @@ pub(super) fn verify(
         user_id: principal.user_id.clone(),
         access_key: principal.access_key.clone(),
         policies: principal.policies.as_slice().into(),
+        boundary: principal.boundary.as_deref().map(Into::into),
         source: match origin {
             Origin::Tcp { from, .. } => Some(from),
             Origin::Unix | Origin::Control => None,

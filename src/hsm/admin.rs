@@ -136,22 +136,26 @@ impl Appliance {
             Command::UserCreate { username, role, password } => {
                 Self::need(app, Permission::ManageUsers)?;
                 let result = self.user_create(&username, role, password.0.as_bytes());
-                self.logged(app, "CN_CREATE_USER", &username, result)
+                self.logged(app, "CN_CREATE_USER", self.known(&username.to_lowercase()), result)
             }
             Command::UserDelete { username, role } => {
                 Self::need(app, Permission::ManageUsers)?;
+                let name = username.to_lowercase();
+                // Before it is gone.
+                let known = self.known(&name);
                 let result = self.user_delete(&username, role);
-                self.logged(app, "CN_DELETE_USER", &username, result)
+                self.logged(app, "CN_DELETE_USER", known, result)
             }
             Command::UserChangePassword { username, role, old, password } => {
                 let result = self.user_password(app, &username, role, old.as_ref(), password.0.as_bytes());
-                self.logged(app, "CN_CHANGE_PSWD", &username, result)
+                self.logged(app, "CN_CHANGE_PSWD", self.known(&username.to_lowercase()), result)
             }
             Command::KeyList => self.key_list(app),
             Command::KeyShare { handle, username, share } => {
                 let result = self.key_share(app, handle, &username, share);
                 let opcode = if share { "CN_SHARE_OBJECT" } else { "CN_UNSHARE_OBJECT" };
-                self.logged(app, opcode, &format!("{handle:#x} {username}"), result)
+                let name = username.to_lowercase();
+                self.logged(app, opcode, &format!("{handle:#x} {}", self.known(&name)), result)
             }
             Command::SyncStatus => {
                 Self::need(app, Permission::SyncStatus)?;
@@ -252,7 +256,7 @@ impl Appliance {
         let result = self
             .check_password(&name, password.0.as_bytes())
             .and_then(|found| if found == role { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) });
-        self.log(app, 0, "CN_LOGIN", &name, &result);
+        self.log(app, 0, "CN_LOGIN", self.known(&name), &result);
         result?;
         *app.login.write() = Some(Login { name: name.clone(), role });
         *app.kept_until.lock() = Some(std::time::Instant::now() + KEEP_LOGIN);

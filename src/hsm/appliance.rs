@@ -15,6 +15,7 @@ use zeroize::Zeroize as _;
 
 use super::Ck;
 use super::audit::{Audit, Entry, Head};
+use super::budget::{self, Budget};
 use super::engine::Running;
 use super::error::HsmError;
 use super::object::Object;
@@ -29,6 +30,8 @@ use crate::crypto::random;
 pub(super) const MAX_TOKEN_OBJECTS: usize = 16_666;
 /// Session objects of all applications together.
 pub(super) const MAX_SESSION_OBJECTS: usize = 65_536;
+/// Characters of what an audit line is about.
+const MAX_OBJECT: usize = 128;
 /// Sessions of one application (CloudHSM: 1,024).
 pub(super) const MAX_SESSIONS: usize = 1024;
 
@@ -118,6 +121,8 @@ pub struct Appliance {
     pub(super) guessing: Mutex<()>,
     pub(super) audit: Mutex<Audit>,
     pub(super) apps: Mutex<HashMap<u64, Arc<App>>>,
+    /// What all applications take of memory.
+    budget: Arc<Budget>,
     next: AtomicU64,
 }
 
@@ -135,6 +140,8 @@ pub(super) struct App {
     pub(super) login: RwLock<Option<Login>>,
     pub(super) sessions: Mutex<HashMap<u64, Arc<Session>>>,
     pub(super) connections: AtomicUsize,
+    /// What its session objects and unfinished messages take of memory.
+    pub(super) budget: Arc<Budget>,
     /// Lives on without connections until then: a command line's login.
     pub(super) kept_until: Mutex<Option<std::time::Instant>>,
 }
@@ -217,6 +224,7 @@ impl Appliance {
             guessing: Mutex::new(()),
             audit: Mutex::new(audit),
             apps: Mutex::new(HashMap::new()),
+            budget: Budget::new(budget::ALL, None),
             // From a random point on, so that a handle of before a restart is not another one now.
             next: AtomicU64::new(u64::from(u32::from_le_bytes(random::array())) << 16 | 1),
         });
@@ -263,12 +271,17 @@ impl Appliance {
             result: result.as_ref().map_or_else(|rv| format!("{rv:#x}"), |_| "SUCCESS".into()),
             user,
             role: role.into(),
-            object: object.into(),
+            object: object.chars().take(MAX_OBJECT).collect(),
             ..Entry::default()
         };
         if let Err(e) = self.audit.lock().append(entry) {
             log::error!("audit log: {e}");
         }
+    }
+
+    /// A name for the audit log: only a user's. A mistyped PIN can have a piece of a password where the name belongs.
+    pub(super) fn known<'a>(&self, name: &'a str) -> &'a str {
+        if self.state.read().users.contains_key(name) { name } else { "(no such user)" }
     }
 
     /// Makes changes durable. Called with `writing` held; the caller then changes the memory.
@@ -365,6 +378,7 @@ impl Appliance {
                 login: RwLock::new(None),
                 sessions: Mutex::new(HashMap::new()),
                 connections: AtomicUsize::new(1),
+                budget: Budget::new(budget::APPLICATION, Some(self.budget.clone())),
                 kept_until: Mutex::new(None),
             });
             apps.insert(app.id, app.clone());

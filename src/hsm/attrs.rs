@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 use super::Ck;
-use super::wire::{Bytes, Template, Wire as _};
+use super::wire::{Bytes, Template};
 
 /// What a value looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,8 @@ pub(super) enum Kind {
 
 /// The longest value of an attribute.
 const MAX_VALUE: usize = 64 << 10;
+/// The most bytes of all values of one object.
+const MAX_TOTAL: usize = 256 << 10;
 /// The longest template.
 const MAX_TEMPLATE: usize = 128;
 
@@ -132,6 +134,9 @@ impl Attrs {
         if template.len() > MAX_TEMPLATE {
             return Err(CKR_ARGUMENTS_BAD);
         }
+        if template.iter().map(|(_, value)| value.len()).sum::<usize>() > MAX_TOTAL {
+            return Err(CKR_DEVICE_MEMORY);
+        }
         let mut all = BTreeMap::new();
         for (name, value) in template {
             check(name, &value)?;
@@ -215,12 +220,15 @@ impl Attrs {
         Self::of(template).map(Some)
     }
 
+    /// Bytes of memory that an object of these takes, its key made ready included.
+    pub(super) fn weight(&self) -> usize {
+        512 + self.0.values().map(|v| 64 + v.len()).sum::<usize>()
+    }
+
     /// For the store.
     pub(super) fn encode(&self) -> Bytes {
-        let mut out = Zeroizing::new(Vec::new());
         let all: Template = self.0.iter().map(|(k, v)| (*k, v.clone())).collect();
-        all.put(&mut out);
-        out
+        super::wire::encode(&all)
     }
 
     /// From the store.

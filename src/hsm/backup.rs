@@ -16,7 +16,7 @@ use super::record;
 use super::root::{self, Cost, Protection, hex, unhex};
 use super::store::{Store, Table};
 use super::users::{MIN_PASSWORD, User};
-use super::wire::{Bytes, Wire as _, decode};
+use super::wire::{Bytes, Wire as _, decode, encode};
 use crate::crypto::{SealKey, Secret, random};
 
 /// Associated data of masked objects. Never edit it.
@@ -70,12 +70,9 @@ impl Appliance {
             let state = self.state.read();
             let content =
                 Content { meta: state.meta.clone(), users: state.users.values().cloned().collect() };
-            let mut plain: Bytes = Zeroizing::new(Vec::new());
-            record::json(&content).put(&mut plain);
             let objects: Vec<Bytes> =
                 state.objects.values().filter(|o| o.is_token()).map(|o| record::encode(o)).collect();
-            objects.put(&mut plain);
-            plain
+            encode(&(record::json(&content), objects))
         };
         let mut header = [0; HEADER];
         let cost = if self.config.login_cost == Cost::TESTS { Cost::TESTS } else { Cost::SLOW };

@@ -220,7 +220,7 @@ fn update(app: &App, s: u64, op: Op, data: &[u8]) -> Ck<Bytes> {
     let session = app.session(s)?;
     let mut all = session.running.lock();
     let slot = &mut all[op as usize];
-    let result = slot.as_mut().ok_or(CKR_OPERATION_NOT_INITIALIZED)?.update(data);
+    let result = slot.as_mut().ok_or(CKR_OPERATION_NOT_INITIALIZED)?.feed(data, &app.budget);
     if result.is_err() {
         *slot = None;
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Ck;
 use super::attrs::Attrs;
+use super::budget::{Budget, Reserved};
 use super::lc::{self, Block, Cipher, Cmac, EdMode, Hasher, Hmac, Md};
 use super::material::Key;
 use super::mechs::{self, CLOUDHSM_AES_GCM, Scheme};
@@ -21,6 +22,8 @@ pub(super) struct Running {
     work: Work,
     /// Data came in pieces already.
     pub(super) streamed: bool,
+    /// What is held counts against its application's share.
+    reserved: Option<Reserved>,
 }
 
 enum Work {
@@ -138,7 +141,7 @@ pub(super) fn begin(op: Op, mech: &Mech, key: Option<Arc<Key>>) -> Ck<Running> {
         (Op::Sign | Op::Verify, Some(key)) => sign(mech, key)?,
         (_, None) => return Err(CKR_KEY_HANDLE_INVALID),
     };
-    Ok(Running { work, streamed: false })
+    Ok(Running { work, streamed: false, reserved: None })
 }
 
 fn held(how: Whole) -> Work {
@@ -282,6 +285,17 @@ fn pss(mech: &Mech, size: usize) -> Ck<(Md, Md, usize)> {
 }
 
 impl Running {
+    /// [`Running::update`] with a piece of a longer message: what must be held until the end comes out of a budget.
+    pub(super) fn feed(&mut self, data: &[u8], budget: &Arc<Budget>) -> Ck<Bytes> {
+        if matches!(self.work, Work::Held { .. }) {
+            match &mut self.reserved {
+                Some(reserved) => reserved.grow(data.len())?,
+                None => self.reserved = Some(budget.take(data.len())?),
+            }
+        }
+        self.update(data)
+    }
+
     /// More data; what comes out so far.
     pub(super) fn update(&mut self, data: &[u8]) -> Ck<Bytes> {
         self.streamed = true;

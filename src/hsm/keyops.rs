@@ -11,7 +11,12 @@ use super::material;
 use super::mechs;
 use super::object::{By, Object, Origin, change, complete};
 use super::users::{Permission, Role};
-use super::wire::{Bytes, Mech, Template};
+use super::wire::{Bytes, MAX_FRAME, Mech, Template};
+
+/// The most attributes that one request looks at.
+const MAX_SHOWN: usize = 512;
+/// The most bytes of values that one answer holds: half of a message.
+const MAX_SHOWN_BYTES: usize = MAX_FRAME / 2;
 
 /// An attribute as C_GetAttributeValue gives it: the value, or why there is none.
 pub(super) type Shown = (u64, Option<Bytes>);
@@ -63,7 +68,11 @@ impl Appliance {
     pub(super) fn place(&self, app: &App, s: u64, attrs: Attrs) -> Ck<Object> {
         let session = app.session(s)?;
         let (owner, home) = Self::home(app, &session, &attrs)?;
-        Ok(Object::new(&owner, home, attrs))
+        let mut object = Object::new(&owner, home, attrs);
+        if !object.is_token() {
+            object.reserved = Some(app.budget.take(object.attrs.weight())?);
+        }
+        Ok(object)
     }
 
     fn put(&self, objects: Vec<Object>) -> Ck<Vec<u64>> {
@@ -194,7 +203,14 @@ impl Appliance {
     /// Values of attributes, and the worst of what was wrong with them.
     pub(super) fn show(&self, app: &App, s: u64, handle: u64, types: &[u64]) -> Ck<(u64, Vec<Shown>)> {
         app.session(s)?;
+        if types.len() > MAX_SHOWN {
+            return Err(CKR_ARGUMENTS_BAD);
+        }
         let object = self.object(app, handle)?;
+        let bytes: usize = types.iter().filter_map(|name| object.attrs.bytes(*name)).map(<[u8]>::len).sum();
+        if bytes > MAX_SHOWN_BYTES {
+            return Err(CKR_DEVICE_MEMORY);
+        }
         let mut worst = CKR_OK;
         let shown = types
             .iter()
@@ -233,6 +249,8 @@ impl Appliance {
         let mut new = object.changed(attrs);
         if becomes_token {
             new.session = None;
+        } else if !new.is_token() {
+            new.reserved = Some(app.budget.take(new.attrs.weight())?);
         }
         self.insert(vec![Arc::new(new)])
     }

@@ -10,6 +10,7 @@ mod appliance;
 mod attrs;
 mod audit;
 mod backup;
+mod budget;
 mod calls;
 mod certificate;
 mod client;

@@ -7,6 +7,7 @@ use cryptoki_sys::*;
 
 use super::Ck;
 use super::attrs::{Attrs, STATED, USES};
+use super::budget::Reserved;
 use super::material::{self, Key};
 use crate::crypto::random;
 
@@ -23,6 +24,8 @@ pub(super) struct Object {
     /// Approvals that a use and a change of the key need; 0 for none.
     pub(super) quorum: KeyQuorum,
     pub(super) attrs: Attrs,
+    /// What a session object takes of its application's share.
+    pub(super) reserved: Option<Reserved>,
     /// The key made ready, at its first use.
     ready: OnceLock<Ck<Arc<Key>>>,
 }
@@ -51,7 +54,7 @@ impl Object {
         quorum: KeyQuorum,
         attrs: Attrs,
     ) -> Self {
-        Self { handle, owner, shared, session, quorum, attrs, ready: OnceLock::new() }
+        Self { handle, owner, shared, session, quorum, attrs, reserved: None, ready: OnceLock::new() }
     }
 
     /// The same object with other attributes.

@@ -30,8 +30,27 @@ impl Record {
 
 const META: &[u8] = b"hsm";
 
+/// A structure as JSON, into a buffer of its final length: a growing one would leave what it held behind.
 pub(super) fn json(value: &impl Serialize) -> Bytes {
-    Zeroizing::new(serde_json::to_vec(value).expect("plain structures encode"))
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, value).expect("plain structures encode");
+    let mut out = Zeroizing::new(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut *out, value).expect("plain structures encode");
+    out
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 pub(super) fn meta(meta: &Meta) -> Record {
@@ -48,14 +67,19 @@ pub(super) fn object(object: &Object) -> Record {
 
 /// An object as bytes: for the store, for masked objects and for backups.
 pub(super) fn encode(object: &Object) -> Bytes {
-    let mut out = Zeroizing::new(Vec::new());
+    let shared: Vec<String> = object.shared.iter().cloned().collect();
+    let attrs = object.attrs.encode();
+    // Version, handle, two quorum values, and what has a length of its own.
+    let size = 4 + 8 + 2 * 4 + object.owner.size() + shared.size() + attrs.size();
+    let mut out = Zeroizing::new(Vec::with_capacity(size));
     1u32.put(&mut out);
     object.handle.put(&mut out);
     object.owner.put(&mut out);
-    object.shared.iter().cloned().collect::<Vec<_>>().put(&mut out);
+    shared.put(&mut out);
     object.quorum.usage.put(&mut out);
     object.quorum.management.put(&mut out);
-    object.attrs.encode().put(&mut out);
+    attrs.put(&mut out);
+    debug_assert_eq!(out.len(), size);
     out
 }
 

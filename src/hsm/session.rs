@@ -116,7 +116,7 @@ impl Appliance {
                 _ => Err(CKR_PIN_INCORRECT),
             };
             session.context.store(result.is_ok(), Ordering::Relaxed);
-            self.log(app, s, "CN_LOGIN", &name, &result);
+            self.log(app, s, "CN_LOGIN", self.known(&name), &result);
             return result;
         }
         let wanted = match kind {
@@ -136,7 +136,7 @@ impl Appliance {
             // A user of another kind has the right password: saying so tells nothing to who does not have it.
             if role == wanted { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) }
         });
-        self.log(app, s, "CN_LOGIN", &name, &result);
+        self.log(app, s, "CN_LOGIN", self.known(&name), &result);
         result?;
         *app.login.write() = Some(Login { name, role: wanted });
         Ok(())
@@ -232,7 +232,7 @@ impl Appliance {
         }
         let (name, password) = split_pin(pin, &self.config.default_user);
         let result = self.set_user_password(&name, password, true);
-        self.log(app, s, "CN_CHANGE_PSWD", &name, &result);
+        self.log(app, s, "CN_CHANGE_PSWD", self.known(&name), &result);
         result
     }
 
@@ -268,7 +268,7 @@ impl Appliance {
             return Err(CKR_PIN_INVALID);
         }
         let result = self.change_own(&name, old, new);
-        self.log(app, s, "CN_CHANGE_PSWD", &name, &result);
+        self.log(app, s, "CN_CHANGE_PSWD", self.known(&name), &result);
         result
     }
 

@@ -26,11 +26,17 @@ pub(crate) type Bytes = Zeroizing<Vec<u8>>;
 pub(crate) trait Wire: Sized {
     /// Appends the value.
     fn put(&self, out: &mut Vec<u8>);
+    /// How many bytes that appends: room is made before, so that no growing buffer leaves a key behind.
+    fn size(&self) -> usize;
     /// Takes the value off the front; `None` where the bytes are no such value.
     fn take(from: &mut &[u8]) -> Option<Self>;
 }
 
 impl Wire for u32 {
+    fn size(&self) -> usize {
+        4
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.to_le_bytes());
     }
@@ -43,6 +49,10 @@ impl Wire for u32 {
 }
 
 impl Wire for u64 {
+    fn size(&self) -> usize {
+        8
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.to_le_bytes());
     }
@@ -55,6 +65,10 @@ impl Wire for u64 {
 }
 
 impl Wire for bool {
+    fn size(&self) -> usize {
+        1
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         out.push(u8::from(*self));
     }
@@ -71,6 +85,10 @@ impl Wire for bool {
 }
 
 impl Wire for Bytes {
+    fn size(&self) -> usize {
+        4 + self.len()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         u32::try_from(self.len()).expect("messages are far below 4 GiB").put(out);
         out.extend_from_slice(self);
@@ -85,6 +103,10 @@ impl Wire for Bytes {
 }
 
 impl Wire for String {
+    fn size(&self) -> usize {
+        4 + self.len()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         u32::try_from(self.len()).expect("messages are far below 4 GiB").put(out);
         out.extend_from_slice(self.as_bytes());
@@ -96,6 +118,10 @@ impl Wire for String {
 }
 
 impl<T: Wire> Wire for Vec<T> {
+    fn size(&self) -> usize {
+        4 + self.iter().map(Wire::size).sum::<usize>()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         u32::try_from(self.len()).expect("lists are short").put(out);
         self.iter().for_each(|x| x.put(out));
@@ -112,6 +138,10 @@ impl<T: Wire> Wire for Vec<T> {
 }
 
 impl<T: Wire> Wire for Option<T> {
+    fn size(&self) -> usize {
+        1 + self.as_ref().map_or(0, Wire::size)
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         self.is_some().put(out);
         if let Some(x) = self {
@@ -125,6 +155,10 @@ impl<T: Wire> Wire for Option<T> {
 }
 
 impl<A: Wire, B: Wire> Wire for (A, B) {
+    fn size(&self) -> usize {
+        self.0.size() + self.1.size()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         self.0.put(out);
         self.1.put(out);
@@ -136,6 +170,10 @@ impl<A: Wire, B: Wire> Wire for (A, B) {
 }
 
 impl Wire for () {
+    fn size(&self) -> usize {
+        0
+    }
+
     fn put(&self, _: &mut Vec<u8>) {}
 
     fn take(_: &mut &[u8]) -> Option<Self> {
@@ -152,6 +190,12 @@ macro_rules! wire_enum {
         }
 
         impl Wire for $name {
+            fn size(&self) -> usize {
+                match self {
+                    $(Self::$variant { $($field),* } => 1 $(+ $field.size())*,)*
+                }
+            }
+
             fn put(&self, out: &mut Vec<u8>) {
                 match self {
                     $(Self::$variant { $($field),* } => {
@@ -186,6 +230,10 @@ pub(crate) struct Mech {
 }
 
 impl Wire for Mech {
+    fn size(&self) -> usize {
+        8 + self.params.size()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         self.kind.put(out);
         self.params.put(out);
@@ -247,6 +295,10 @@ impl Op {
 }
 
 impl Wire for Op {
+    fn size(&self) -> usize {
+        1
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         out.push(*self as u8);
     }
@@ -324,6 +376,10 @@ pub(crate) struct TokenFacts {
 }
 
 impl Wire for TokenFacts {
+    fn size(&self) -> usize {
+        self.label.size() + self.serial.size() + 5 + 2 * 4
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         self.label.put(out);
         self.serial.put(out);
@@ -355,17 +411,26 @@ pub(crate) fn decode<T: Wire>(mut bytes: &[u8]) -> Option<T> {
     bytes.is_empty().then_some(value)
 }
 
+/// A value as bytes.
+pub(crate) fn encode(value: &impl Wire) -> Bytes {
+    let mut out = Zeroizing::new(Vec::with_capacity(value.size()));
+    value.put(&mut out);
+    out
+}
+
 /// A frame around a request.
 pub(crate) fn frame(request: &Request) -> Zeroizing<Vec<u8>> {
-    let mut out = Zeroizing::new(vec![0; 4]);
+    let mut out = Zeroizing::new(Vec::with_capacity(4 + request.size()));
+    out.extend_from_slice(&[0; 4]);
     request.put(&mut out);
     close(&mut out);
     out
 }
 
-/// A frame around an answer: CK_RV and, where it is CKR_OK, the value.
+/// A frame around an answer: CK_RV and, where it is CKR_OK, the value. What `out` held was wiped by who sent it.
 pub(crate) fn answer<T: Wire>(result: Result<T, CK_RV>, out: &mut Vec<u8>) {
     out.clear();
+    out.reserve(12 + result.as_ref().map_or(0, Wire::size));
     out.extend_from_slice(&[0; 4]);
     match result {
         Ok(value) => {
@@ -409,6 +474,8 @@ mod tests {
             Request::Unwrap { s: 1, mech, by: 2, wrapped: bytes(b"w"), attrs: template },
         ] {
             let framed = frame(&request);
+            assert_eq!(framed.len(), 4 + request.size(), "the room is as long as what comes into it");
+            assert_eq!(framed.capacity(), framed.len());
             let body = &framed[4..];
             let back: Request = decode(body).unwrap();
             assert_eq!(frame(&back), framed);

@@ -145,7 +145,11 @@ unsafe fn random(s: u64, out: CK_BYTE_PTR, len: CK_ULONG) -> Ck<()> {
     while done < len {
         let piece = u32::try_from((len - done).min(1 << 20)).unwrap_or(0);
         let bytes: Bytes = tokens::pass(s, &Request::Random { len: piece })?;
-        // SAFETY: `done` and the piece stay within the buffer that the caller promised.
+        // What answers is not trusted with the caller's memory.
+        if bytes.len() != piece as usize {
+            return Err(CKR_DEVICE_ERROR);
+        }
+        // SAFETY: `done` and the piece, which is as long as was asked, stay within the buffer that the caller promised.
         unsafe {
             out.add(usize::try_from(done).unwrap_or(0)).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
         };

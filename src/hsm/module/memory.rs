@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::super::Ck;
 use super::super::attrs::{Kind, kind};
-use super::super::wire::{Bytes, Template, Wire as _, decode};
+use super::super::wire::{Bytes, Template, decode, encode};
 
 /// The longest input of one call. CK_ULONG lengths near 2^64 are an int of -1 on the caller's side.
 const MAX_INPUT: u64 = 1 << 30;
@@ -121,9 +121,7 @@ unsafe fn template_at(at: *const CK_ATTRIBUTE, count: CK_ULONG, depth: u32) -> C
             // SAFETY: the caller's promise about the nested template.
             let inner =
                 unsafe { template_at(attribute.pValue.cast(), attribute.ulValueLen / each, depth + 1)? };
-            let mut out = Zeroizing::new(Vec::new());
-            inner.put(&mut out);
-            out
+            encode(&inner)
         } else {
             if attribute.pValue.is_null() && attribute.ulValueLen > 0 {
                 return Err(CKR_ATTRIBUTE_VALUE_INVALID);

@@ -11,6 +11,8 @@ use super::super::wire::{Bytes, MAX_DATA, Mech, Op, Request};
 use super::memory::Output;
 use super::state::{Held, Module, Running, Session, module};
 
+/// What an output may be longer than its input: a tag, padding, an IV, a signature of 4,096 bits.
+const SLACK: usize = 1024;
 /// Operations that a session remembers as allowed.
 const REMEMBERED: usize = 16;
 
@@ -159,7 +161,7 @@ fn whole(module: &Module, session: &mut Session, s: u64, op: Op, data: &[u8], au
         return module.call(&once);
     }
     start(module, session, s, op, false)?;
-    let mut out = Zeroizing::new(Vec::with_capacity(data.len() + 64));
+    let mut out = Zeroizing::new(Vec::with_capacity(data.len() + SLACK));
     for piece in data.chunks(MAX_DATA) {
         let part: Bytes = module.call(&Request::Update { s, op, data: bytes(piece) })?;
         out.extend_from_slice(&part);
@@ -204,15 +206,21 @@ pub(super) fn absorb(s: u64, op: Op, data: Ck<&[u8]>) -> Ck<()> {
 
 fn feed(module: &Module, session: &mut Session, s: u64, op: Op, data: &[u8]) -> Ck<Bytes> {
     start(module, session, s, op, true)?;
-    let mut out: Option<Bytes> = None;
-    for piece in data.chunks(MAX_DATA) {
-        let part: Bytes = module.call(&Request::Update { s, op, data: Zeroizing::new(piece.to_vec()) })?;
-        match &mut out {
-            None => out = Some(part),
-            Some(all) => all.extend_from_slice(&part),
-        }
+    let one = |piece: &[u8]| -> Ck<Bytes> {
+        module.call(&Request::Update { s, op, data: Zeroizing::new(piece.to_vec()) })
+    };
+    if data.is_empty() {
+        return Ok(Bytes::default());
     }
-    Ok(out.unwrap_or_default())
+    if data.len() <= MAX_DATA {
+        return one(data);
+    }
+    // As long as the data and what was held back before it: no growing buffer leaves plaintext behind.
+    let mut out = Zeroizing::new(Vec::with_capacity(data.len() + SLACK));
+    for piece in data.chunks(MAX_DATA) {
+        out.extend_from_slice(&one(piece)?);
+    }
+    Ok(out)
 }
 
 /// C_EncryptFinal, C_DecryptFinal, C_SignFinal, C_DigestFinal.

@@ -193,7 +193,13 @@ pub(super) fn set_pin(s: u64, old: &[u8], new: &[u8]) -> Ck<()> {
 pub(super) fn attributes(s: u64, object: u64, types: Vec<u64>) -> Ck<(u64, Vec<Shown>)> {
     let module = module()?;
     module.session(s)?;
-    module.call(&Request::GetAttrs { s, object, types })
+    let (worst, shown): (u64, Vec<Shown>) =
+        module.call(&Request::GetAttrs { s, object, types: types.clone() })?;
+    // The answer goes into the caller's buffers one by one: each must be for the attribute that was asked for.
+    if shown.len() != types.len() || shown.iter().zip(&types).any(|((name, _), asked)| name != asked) {
+        return Err(CKR_DEVICE_ERROR);
+    }
+    Ok((worst, shown))
 }
 
 pub(super) fn find_init(s: u64, attrs: Template) -> Ck<()> {

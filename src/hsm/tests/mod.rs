@@ -1,12 +1,14 @@
 //! The appliance through its socket, as its clients have it.
 
+mod limits;
+
 use std::sync::Arc;
 
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 use super::client::Link;
-use super::wire::{Bytes, Mech, Op, Params, Request, Template};
+use super::wire::{Bytes, Mech, Op, Params, Request, Template, VERSION, frame};
 use super::*;
 
 const ADMIN: &str = "admin-password";
@@ -424,7 +426,13 @@ fn bad_messages_and_idle_connections_stop_nobody() {
     let hsm = Hsm::new();
     let Address::Unix(path) = hsm.address() else { panic!("a Unix socket") };
     let connect = || std::os::unix::net::UnixStream::connect(&path).unwrap();
-    let idle: Vec<_> = (0..300).map(|_| connect()).collect();
+    // A connection that never says whom it is for ends after a while; one that did may stay.
+    let greeted = || {
+        let mut stream = connect();
+        stream.write_all(&frame(&Request::Hello { version: VERSION, app: bytes(b"") })).unwrap();
+        stream
+    };
+    let idle: Vec<_> = (0..300).map(|_| greeted()).collect();
     for bad in [&[255u8; 64][..], &[4, 0, 0, 0, 99, 1, 2, 3], &[200, 0, 0, 0, 1], &[0, 0, 0, 0]] {
         let mut stream = connect();
         stream.write_all(bad).unwrap();

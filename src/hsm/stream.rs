@@ -6,11 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::wire::MAX_FRAME;
 
+/// How long a served connection keeps its thread without a word.
+pub(super) const LINGER: Duration = Duration::from_millis(20);
 /// What one read asks for: most messages come whole.
 const READ_STEP: usize = 16 << 10;
 
@@ -28,6 +32,48 @@ impl Stream {
             Self::Unix(s) => s.set_read_timeout(wait),
             Self::Server(s) => s.sock.set_read_timeout(wait),
             Self::Client(s) => s.sock.set_read_timeout(wait),
+        }
+    }
+
+    /// The server's read: of what is there, or (`wait`) of what comes within [`LINGER`]. `WouldBlock` or `TimedOut` where
+    /// that is nothing. A Unix socket has that time as its own, a TLS socket does not block.
+    fn receive(&mut self, buf: &mut [u8], wait: bool) -> io::Result<usize> {
+        match self {
+            Self::Unix(s) if wait => s.read(buf),
+            Self::Unix(s) => Ok(recv(s, buf, RecvFlags::DONTWAIT)?.0),
+            Self::Server(s) => match s.read(buf) {
+                Err(e) if wait && e.kind() == ErrorKind::WouldBlock => {
+                    let linger = Timespec { tv_sec: 0, tv_nsec: i64::from(LINGER.subsec_nanos()) };
+                    poll(&mut [PollFd::new(&s.sock, PollFlags::IN)], Some(&linger))?;
+                    s.read(buf)
+                }
+                other => other,
+            },
+            Self::Client(s) => s.read(buf),
+        }
+    }
+
+    /// The server's write: what is taken at once; `None` where that is nothing.
+    pub(super) fn send(&mut self, buf: &[u8]) -> io::Result<Option<usize>> {
+        let sent = match self {
+            Self::Unix(s) => send(s, buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map_err(io::Error::from),
+            Self::Server(s) => s.write(buf),
+            Self::Client(s) => s.write(buf),
+        };
+        match sent {
+            Ok(0) => Err(ErrorKind::WriteZero.into()),
+            Ok(n) => Ok(Some(n)),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether the system has all that was sent.
+    pub(super) fn flushed(&mut self) -> io::Result<bool> {
+        match self.flush() {
+            Ok(()) => Ok(true),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
+            Err(e) => Err(e),
         }
     }
 
@@ -83,6 +129,8 @@ impl Write for Stream {
 pub(super) enum NoFrame {
     /// Nothing came in time.
     Idle,
+    /// A piece of one came, and there may be more at once.
+    More,
     /// The peer is gone, or sent what is no frame.
     Ended,
 }
@@ -100,7 +148,13 @@ impl Frames {
         Self { stream, buffer: Zeroizing::new(vec![0; READ_STEP]), filled: 0 }
     }
 
-    /// Reads one frame and gives its message to `work`. `patience` is how long the rest of a begun frame may take.
+    /// Whether a piece of a message is there.
+    pub(super) fn begun(&self) -> bool {
+        self.filled > 0
+    }
+
+    /// The client's read: waits for a frame and gives its message to `work`. `patience` is how long the rest of a begun
+    /// frame may take.
     pub(super) fn read<T>(
         &mut self,
         patience: Duration,
@@ -108,16 +162,9 @@ impl Frames {
     ) -> Result<T, NoFrame> {
         let mut begun: Option<Instant> = None;
         loop {
-            let head = self.buffer.first_chunk().filter(|_| self.filled >= 4);
-            let needed = match head.map(|h| u32::from_le_bytes(*h) as usize) {
-                Some(len) if len > MAX_FRAME => return Err(NoFrame::Ended),
-                Some(len) => len + 4,
-                None => 4,
-            };
-            if head.is_some() && self.filled >= needed {
-                let done = work(self.buffer.get(4..needed).unwrap_or_default());
-                self.consume(needed);
-                return Ok(done);
+            let needed = self.needed()?;
+            if self.head().is_some() && self.filled >= needed {
+                return Ok(self.give(needed, work));
             }
             self.room(needed);
             let filled = self.filled;
@@ -136,6 +183,53 @@ impl Frames {
                 return Err(NoFrame::Ended);
             }
         }
+    }
+
+    /// The server's read: gives a frame's message to `work` where a whole one is there or (`wait`) comes within moments.
+    pub(super) fn advance<T>(&mut self, wait: bool, work: impl FnOnce(&[u8]) -> T) -> Result<T, NoFrame> {
+        let mut begun: Option<Instant> = None;
+        loop {
+            let needed = self.needed()?;
+            if self.head().is_some() && self.filled >= needed {
+                return Ok(self.give(needed, work));
+            }
+            // Whoever sends his message in drops has the thread no longer than whoever sends nothing.
+            if self.filled > 0 && begun.get_or_insert_with(Instant::now).elapsed() > LINGER {
+                return Err(NoFrame::More);
+            }
+            self.room(needed);
+            let filled = self.filled;
+            match self.stream.receive(self.buffer.get_mut(filled..).unwrap_or_default(), wait) {
+                Ok(0) => return Err(NoFrame::Ended),
+                Ok(n) => self.filled += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Err(NoFrame::Idle);
+                }
+                Err(_) => return Err(NoFrame::Ended),
+            }
+        }
+    }
+
+    /// The length that a frame begins with, where it is there.
+    fn head(&self) -> Option<usize> {
+        let head = self.buffer.first_chunk().filter(|_| self.filled >= 4);
+        head.map(|h| u32::from_le_bytes(*h) as usize)
+    }
+
+    /// Bytes of the frame that is coming, its length included: 4 until that is known.
+    fn needed(&self) -> Result<usize, NoFrame> {
+        match self.head() {
+            Some(len) if len > MAX_FRAME => Err(NoFrame::Ended),
+            Some(len) => Ok(len + 4),
+            None => Ok(4),
+        }
+    }
+
+    fn give<T>(&mut self, needed: usize, work: impl FnOnce(&[u8]) -> T) -> T {
+        let done = work(self.buffer.get(4..needed).unwrap_or_default());
+        self.consume(needed);
+        done
     }
 
     /// Makes room for a frame of `needed` bytes; grows with what really came, so a false length costs nothing.

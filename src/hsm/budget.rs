@@ -33,9 +33,7 @@ impl Budget {
 
     fn add(&self, bytes: usize) -> Ck<()> {
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.most);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .map_err(|_| CKR_DEVICE_MEMORY)?;
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map_err(|_| CKR_DEVICE_MEMORY)?;
         let above = self.above.as_ref().map_or(Ok(()), |above| above.add(bytes));
         if above.is_err() {
             self.used.fetch_sub(bytes, Ordering::Relaxed);

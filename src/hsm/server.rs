@@ -60,7 +60,8 @@ impl Server {
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(work).map_err(HsmError::io(name))
         };
-        let (door, watched, woken) = (Door { pool: pool.clone(), listener, tls, peers }, pool.clone(), wake.clone());
+        let (door, watched, woken) =
+            (Door { pool: pool.clone(), listener, tls, peers }, pool.clone(), wake.clone());
         let threads = vec![
             spawn("hsm-accept", Box::new(move || door.accept_all(&woken)))?,
             spawn("hsm-parked", Box::new(move || watched.watch()))?,

@@ -75,6 +75,13 @@ else
   echo "python3 is not installed: scripts/kms-demo.sh was not run"
 fi
 
+if command -v pkcs11-tool >/dev/null && command -v openssl >/dev/null; then
+  cargo build --locked --quiet
+  step "HSM demo, short" env EFS="${CARGO_TARGET_DIR:-target}/debug/envelopefs" scripts/hsm-demo.sh --short
+else
+  echo "opensc or openssl is not installed: scripts/hsm-demo.sh was not run"
+fi
+
 say "summary"
 [ "$failed_steps" = 0 ] || echo "$failed_steps of formatting, lints, licences failed"
 echo "$passed passed, $((failed + failed_steps)) failed"

@@ -36,7 +36,7 @@ const CALLS: [(&str, u32); 14] = [
 const STEP: &str = "ENVELOPEFS_TEST_STEP";
 
 fn unlock(dir: &Path) -> Unlock {
-    Unlock { kms_dir: Some(dir.join("kms")), passphrase: None, recovery: None }
+    Unlock { kms_dir: Some(dir.join("kms")), ..Unlock::default() }
 }
 
 /// Not a test of its own: what the child does. Without a role it does nothing.

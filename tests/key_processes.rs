@@ -84,13 +84,11 @@ fn plays_a_role() {
         }
         "creator" => drop(Engine::create(&dir, &Protection::KeyFile).unwrap()),
         "initialiser" => {
-            let unlock =
-                Unlock { kms_dir: Some(dir.with_file_name("kms")), passphrase: None, recovery: None };
+            let unlock = Unlock { kms_dir: Some(dir.with_file_name("kms")), ..Unlock::default() };
             init_vault(&dir, DEFAULT_URI, &unlock).unwrap();
         }
         "without-xattrs" => {
-            let unlock =
-                Unlock { kms_dir: Some(dir.with_file_name("kms")), passphrase: None, recovery: None };
+            let unlock = Unlock { kms_dir: Some(dir.with_file_name("kms")), ..Unlock::default() };
             acknowledge(&format!("{:?}", init_vault(&dir, DEFAULT_URI, &unlock).unwrap_err()));
         }
         other => panic!("no such role: {other}"),
@@ -148,7 +146,7 @@ fn a_killed_init_leaves_nothing_or_everything() {
     let tmp = tempfile::tempdir().unwrap();
     let kms = tmp.path().join("kms");
     Engine::create(&kms, &Protection::KeyFile).unwrap();
-    let unlock = Unlock { kms_dir: Some(kms), passphrase: None, recovery: None };
+    let unlock = Unlock { kms_dir: Some(kms), ..Unlock::default() };
     ensure_embedded_key(DEFAULT_URI, &unlock).unwrap();
     let mut seen = [0; 2];
     for round in 0..ROUNDS {
@@ -188,7 +186,7 @@ fn a_keyring_works_while_another_process_rotates() {
     let tmp = tempfile::tempdir().unwrap();
     let (kms, vault) = (tmp.path().join("kms"), tmp.path().join("vault"));
     Engine::create(&kms, &Protection::KeyFile).unwrap();
-    let unlock = Unlock { kms_dir: Some(kms.clone()), passphrase: None, recovery: None };
+    let unlock = Unlock { kms_dir: Some(kms.clone()), ..Unlock::default() };
     ensure_embedded_key(DEFAULT_URI, &unlock).unwrap();
     init_vault(&vault, DEFAULT_URI, &unlock).unwrap();
     let ring = open_vault(&vault, &unlock).unwrap();
@@ -236,8 +234,7 @@ fn a_filesystem_without_xattrs_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let (kms, vault) = (tmp.path().join("kms"), tmp.path().join("vault"));
     Engine::create(&kms, &Protection::KeyFile).unwrap();
-    ensure_embedded_key(DEFAULT_URI, &Unlock { kms_dir: Some(kms), passphrase: None, recovery: None })
-        .unwrap();
+    ensure_embedded_key(DEFAULT_URI, &Unlock { kms_dir: Some(kms), ..Unlock::default() }).unwrap();
     std::fs::create_dir(&vault).unwrap();
     let script = r#"mount -t ramfs none "$1" && echo ACK mounted && "$2" --exact plays_a_role --nocapture; ls -A "$1""#;
     let out = Command::new("unshare")

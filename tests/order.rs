@@ -233,7 +233,7 @@ fn plays_a_role() {
     let unlock = |passphrase: Option<&str>| Unlock {
         kms_dir: Some(dir.join("deep/er/kms")),
         passphrase: passphrase.map(|p| p.to_owned().into()),
-        recovery: None,
+        ..Unlock::default()
     };
     let kms = dir.join("deep/er/kms");
     match role.as_str() {

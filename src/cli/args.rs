@@ -72,7 +72,8 @@ pub(super) enum Command {
 #[command(after_help = "Examples:\n  \
     envelopefs init ~/vault                              asks for a passphrase\n  \
     envelopefs init --kms-key-file /srv/vault            for unattended mounts\n  \
-    envelopefs init --key-uri kms:embedded/alias/payroll ~/vault   a key made before by kms create-key, create-alias")]
+    envelopefs init --key-uri kms:embedded/alias/payroll ~/vault   a key made before by kms create-key, create-alias\n  \
+    envelopefs init --key-uri 'pkcs11:token=hsm;object=key?module-path=/usr/lib/libenvelopefs.so' ~/vault")]
 pub(super) struct InitArgs {
     /// Directory of the new vault; made if missing.
     pub(super) vault: PathBuf,

@@ -69,12 +69,8 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
         return show_ciphertext(plan, guardian, blocked, life, &nowhere);
     }
     let fs = Arc::new(open(plan, unlock)?);
-    let mounted = fuse::mount(
-        Arc::clone(&fs),
-        &plan.mount_point,
-        &mount_config(plan, !fs.keyring().ports().is_empty()),
-    )
-    .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
+    let mounted = fuse::mount(Arc::clone(&fs), &plan.mount_point, &mount_config(plan, fs.keyring().is_far()))
+        .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
     let told = guardian.mounted(mounted.device());
     told.map_err(CliError::io(Path::new("the guardian")))?;
     // Mounts of several hosts keep nothing in a journal, and would take each other's socket away.

@@ -297,7 +297,10 @@ pub(super) fn key_exit(e: &KeyError) -> Exit {
 fn key_advice(e: &KeyError) -> Option<String> {
     let text = match e {
         KeyError::Uri { .. } => {
-            "For the embedded KMS: kms:embedded/alias/NAME or kms:embedded/KEY-ID\nFor AWS KMS: kms:aws/KEY-ARN. For a KMS server: kms:https://HOST[:PORT]/KEY-ARN"
+            "For the embedded KMS: kms:embedded/alias/NAME or kms:embedded/KEY-ID\nFor AWS KMS: kms:aws/KEY-ARN. For a KMS server: kms:https://HOST[:PORT]/KEY-ARN\nFor a PKCS#11 token: pkcs11:token=TOKEN;object=LABEL?module-path=/path/module.so"
+        }
+        KeyError::NotFound(why) if why.starts_with("pkcs11:") => {
+            "List the keys with: pkcs11-tool --module MODULE --login --list-objects"
         }
         KeyError::NotFound(_) => "List the keys with: envelopefs kms list-keys. Another store: --kms-dir DIR",
         KeyError::Disabled(_) => "Ask the key's administrator to enable it.",

@@ -46,6 +46,8 @@ use args::{Cli, Command};
 use error::CliError;
 use exit::Exit;
 
+use crate::keys::token;
+
 /// Runs the command line; gives the exit code.
 pub fn main() -> ExitCode {
     harden::early();
@@ -54,6 +56,11 @@ pub fn main() -> ExitCode {
         && name == guardian::NAME
     {
         return guardian::run(mount_point.into()).into();
+    }
+    if let [_, name, module] = argv.as_slice()
+        && let Some(exit) = token_process(name, module.as_ref())
+    {
+        return exit.into();
     }
     let cli = match Cli::try_parse_from(&argv) {
         Ok(cli) => cli,
@@ -71,6 +78,21 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.code())
         }
     }
+}
+
+/// The processes that stand between a daemon and a PKCS#11 module. They are no commands: help does not know them.
+fn token_process(name: &std::ffi::OsStr, module: &std::path::Path) -> Option<Exit> {
+    let run = if name == token::KEEPER {
+        token::keeper
+    } else if name == token::HELPER {
+        harden::no_new_privileges();
+        token::helper
+    } else {
+        return None;
+    };
+    // The daemon's end is theirs, and comes later where it has to write back.
+    signals::ignore();
+    Some(if run(module).is_ok() { Exit::Ok } else { Exit::Failure })
 }
 
 fn dispatch(command: Command, argv: &[std::ffi::OsString]) -> Result<Exit, CliError> {

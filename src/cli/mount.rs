@@ -17,9 +17,9 @@ use super::mount_options::MountOptions;
 use super::secrets;
 use super::{guardian, logging, mount_point};
 use crate::crypto::kernel;
-use crate::keys::{self, RecoveryKey, Unlock};
+use crate::keys::{self, RecoveryKey, Unlock, token};
 
-/// Between the passphrase and the recovery key; neither has it.
+/// Between the passphrase, the recovery key and the PIN; the latter two do not have it.
 const SEPARATOR: &[u8] = b"\0";
 /// What the daemon writes to its stdout when the mount serves.
 pub(super) const READY: &[u8] = b"ready\n";
@@ -72,6 +72,7 @@ fn start(argv: &[OsString], unlock: &Unlock) -> std::io::Result<Child> {
         .arg("--daemon-child")
         .args(argv.iter().skip(2))
         .env_remove(secrets::ENV)
+        .env_remove(token::PIN_ENV)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -79,7 +80,8 @@ fn start(argv: &[OsString], unlock: &Unlock) -> std::io::Result<Child> {
     let passphrase = unlock.passphrase.as_ref().map_or(&b""[..], |p| p.as_bytes());
     let recovery = unlock.recovery.as_ref().map(|key| key.text());
     let recovery = recovery.as_ref().map_or(&b""[..], |text| text.as_bytes());
-    for part in [passphrase, SEPARATOR, recovery] {
+    let pin = unlock.pin.as_ref().map_or(&b""[..], |pin| pin.as_bytes());
+    for part in [passphrase, SEPARATOR, recovery, SEPARATOR, pin] {
         match pipe.write_all(part) {
             // It ended before it asked; its status tells why.
             Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
@@ -94,13 +96,16 @@ fn unlock_from_parent(kms_dir: Option<PathBuf>) -> Result<Unlock, CliError> {
     let mut text = Zeroizing::new(String::with_capacity(4096));
     let mut stdin = std::io::stdin().lock().take(64 << 10);
     stdin.read_to_string(&mut text).map_err(CliError::io(Path::new("stdin")))?;
-    let (passphrase, recovery) = text.rsplit_once('\0').unwrap_or((&text, ""));
+    let mut parts = text.rsplitn(3, '\0');
+    let pin = parts.next().filter(|pin| !pin.is_empty()).map(|pin| Zeroizing::new(pin.to_owned()));
+    let recovery = parts.next().unwrap_or_default();
+    let passphrase = parts.next().unwrap_or_default();
     let recovery = match recovery {
         "" => None,
         text => Some(RecoveryKey::parse(text).map_err(|e| CliError::Secret(e.to_string()))?),
     };
     let passphrase = Some(Zeroizing::new(passphrase.to_owned())).filter(|p| !p.is_empty());
-    Ok(Unlock { kms_dir, passphrase, recovery: recovery.map(Arc::new) })
+    Ok(Unlock { kms_dir, passphrase, recovery: recovery.map(Arc::new), pin })
 }
 
 fn await_ready(mut child: Child) -> Result<Exit, CliError> {

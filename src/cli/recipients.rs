@@ -22,7 +22,7 @@ struct Row {
 pub(super) fn run(args: &RecipientArgs) -> Result<Exit, CliError> {
     match &args.command {
         RecipientCommand::Add { vault, uri, key } => {
-            let keyring = keys::open_vault(vault, &key.unlock_vault(vault)?)?;
+            let keyring = keys::open_vault(vault, &key.unlock_vault_with(vault, Some(uri))?)?;
             let row = keyring.add_recipient(uri, false)?;
             println!("wrapping key {row}: {uri}");
             advise(&keyring);

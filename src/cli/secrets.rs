@@ -9,10 +9,12 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::error::CliError;
-use crate::keys::{self, RecoveryKey, Unlock};
+use crate::keys::{self, RecoveryKey, Unlock, token};
 
 /// The longest passphrase that is read.
 const MAX_PASSPHRASE: u64 = 64 << 10;
+/// What a key URI of the embedded KMS begins with.
+const EMBEDDED: &str = "kms:embedded/";
 /// Name of the environment variable.
 pub(super) const ENV: &str = "ENVELOPEFS_PASSPHRASE";
 
@@ -52,14 +54,20 @@ impl KeyArgs {
         if passphrase.is_none() && recovery.is_none() && super::store::needs_passphrase(&self.store_dir()?) {
             passphrase = prompt("Passphrase of the KMS store: ")?;
         }
-        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery })
+        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, pin: None })
     }
 
-    /// As [`KeyArgs::unlock`], for one vault: asks for nothing where none of its keys is in the embedded KMS. A
-    /// passphrase that was given is kept: a key of that KMS may be added.
+    /// As [`KeyArgs::unlock`], for one vault: asks for nothing where none of its keys is in the embedded KMS, and for
+    /// the PIN of a token that one of its keys is in. A passphrase that was given is kept: a key of that KMS may be
+    /// added.
     pub(super) fn unlock_vault(&self, vault: &Path) -> Result<Unlock, CliError> {
-        if uses_store(vault) {
-            self.unlock()
+        self.unlock_vault_with(vault, None)
+    }
+
+    /// As [`KeyArgs::unlock_vault`], for work that adds a key to the vault.
+    pub(super) fn unlock_vault_with(&self, vault: &Path, new: Option<&str>) -> Result<Unlock, CliError> {
+        let mut unlock = if uses_store(vault) || new.is_some_and(|uri| uri.starts_with(EMBEDDED)) {
+            self.unlock()?
         } else {
             if self.passphrase_file.is_some() || self.passphrase_fd.is_some() {
                 eprintln!(
@@ -68,7 +76,29 @@ impl KeyArgs {
                 );
             }
             let recovery = self.recovery()?;
-            Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase: self.given()?, recovery })
+            Unlock { kms_dir: self.kms_dir.clone(), passphrase: self.given()?, recovery, pin: None }
+        };
+        let mut uris = uris(vault);
+        if unlock.recovery.is_some() {
+            // Who comes with the paper need not have the token.
+            unlock.pin = given_pin()?;
+            uris.clear();
+        }
+        uris.extend(new.map(str::to_owned));
+        if unlock.pin.is_none() {
+            unlock.pin = self.pin_for(&uris)?;
+        }
+        Ok(unlock)
+    }
+
+    /// The PIN for those of the keys that are in tokens and name no file for it: from the environment, else asked for.
+    pub(super) fn pin_for(&self, uris: &[impl AsRef<str>]) -> Result<Option<Zeroizing<String>>, CliError> {
+        let Some(uri) = uris.iter().map(AsRef::as_ref).find(|uri| token::needs_pin(uri)) else {
+            return Ok(None);
+        };
+        match given_pin()? {
+            Some(pin) => Ok(Some(pin)),
+            None => prompt(&format!("PIN for {uri}: ")),
         }
     }
 
@@ -83,7 +113,11 @@ impl KeyArgs {
         {
             return Ok(None);
         }
-        Ok(Some(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery }))
+        let pin = given_pin()?;
+        if pin.is_none() && recovery.is_none() && uris(vault).iter().any(|uri| token::needs_pin(uri)) {
+            return Ok(None);
+        }
+        Ok(Some(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, pin }))
     }
 
     /// The passphrase as given, else asked for; `None` without a terminal.
@@ -143,10 +177,27 @@ pub(super) fn environment_or_prompt(text: &str) -> Result<Option<Zeroizing<Strin
     }
 }
 
+/// The PIN that the environment holds.
+fn given_pin() -> Result<Option<Zeroizing<String>>, CliError> {
+    match std::env::var(token::PIN_ENV) {
+        Ok(pin) => Ok(Some(Zeroizing::new(pin))),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(CliError::Secret(format!("{} is not UTF-8", token::PIN_ENV)))
+        }
+    }
+}
+
+/// The wrapping keys of a vault; none of one that does not open: opening it tells why.
+fn uris(vault: &Path) -> Vec<String> {
+    keys::read_config(vault)
+        .map_or_else(|_| Vec::new(), |config| config.keys.into_iter().map(|key| key.uri).collect())
+}
+
 /// Whether a vault has a key in the embedded KMS. One that does not open has: opening it tells why.
 fn uses_store(vault: &Path) -> bool {
     keys::read_config(vault)
-        .map_or(true, |config| config.keys.iter().any(|key| key.uri.starts_with("kms:embedded/")))
+        .map_or(true, |config| config.keys.iter().any(|key| key.uri.starts_with(EMBEDDED)))
 }
 
 /// The first line without its end.

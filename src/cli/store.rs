@@ -25,7 +25,8 @@ pub(super) fn needs_passphrase(dir: &Path) -> bool {
 /// alias must exist: a slip in it would make a key that nobody meant. Gives what opens the store.
 pub(super) fn prepare(args: &InitArgs) -> Result<Unlock, CliError> {
     if !args.key_uri.starts_with(EMBEDDED) {
-        return Ok(Unlock { kms_dir: args.key.kms_dir.clone(), ..Unlock::default() });
+        let pin = args.key.pin_for(&[&args.key_uri])?;
+        return Ok(Unlock { kms_dir: args.key.kms_dir.clone(), pin, ..Unlock::default() });
     }
     let dir = args.key.store_dir()?;
     match kms::protection(&dir) {
@@ -55,7 +56,7 @@ fn create(args: &InitArgs, dir: &Path) -> Result<Unlock, CliError> {
     };
     Engine::create(dir, &protection).map_err(boxed)?;
     say(dir, kind, true);
-    Ok(Unlock { kms_dir: args.key.kms_dir.clone(), passphrase, recovery: None })
+    Ok(Unlock { kms_dir: args.key.kms_dir.clone(), passphrase, ..Unlock::default() })
 }
 
 fn say(dir: &Path, kind: ProtectionKind, new: bool) {

@@ -67,7 +67,7 @@ struct Keys {
 
 pub(super) fn rewrap(args: &RewrapArgs) -> Result<Exit, CliError> {
     keys::read_config(&args.vault)?;
-    let unlock = args.key.unlock_vault(&args.vault)?;
+    let unlock = args.key.unlock_vault_with(&args.vault, args.to.as_deref())?;
     let watched = Watched::start(&args.vault)?;
     let keyring = keys::open_vault(&args.vault, &unlock)?;
     let vault = args.vault.canonicalize().map_err(CliError::io(&args.vault))?;

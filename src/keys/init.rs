@@ -22,6 +22,10 @@ use crate::format::names::{TMP_PREFIX, VAULT_DIR};
 /// Set, read back and removed to see whether the lower filesystem keeps user xattrs.
 const PROBE_XATTR: &str = "user.efs.probe";
 
+/// Why some keys wrap no file's data key.
+pub(super) const FORGEABLE: &str = "an RSA key wraps with its public half, so who knows that could make files of \
+                                    his own: it is for vaults in envelope mode (init --envelope)";
+
 /// How the data keys of a vault's files are wrapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
@@ -45,7 +49,7 @@ pub fn init_vault_as(
     mode: Mode,
 ) -> Result<VolumeConfig, OpenError> {
     check_vacant(dir)?;
-    let provider = Providers::new(unlock.clone()).open(key_uri)?;
+    let provider = Providers::new(unlock.clone(), dir).open(key_uri)?;
     let (config, text) = new_config(&*provider, mode)?;
     make_dir(dir)?;
     remove_leftovers(dir)?;
@@ -86,6 +90,11 @@ fn check_vacant(dir: &Path) -> Result<(), OpenError> {
 }
 
 fn new_config(provider: &dyn Provider, mode: Mode) -> Result<(VolumeConfig, String), KeyError> {
+    // Looked at first: how a key wraps is found out, and what is kept of it.
+    let uri = provider.describe()?.uri;
+    if provider.is_forgeable() && mode == Mode::EachFile {
+        return Err(KeyError::Uri { uri, why: FORGEABLE.into() });
+    }
     let vault_id = VaultId(random::array());
     let vault_key = VaultKey(Secret::random());
     let wrapped = match provider.wrap(&vault_key.0, &WrapContext::of_vault(vault_id))? {
@@ -93,8 +102,7 @@ fn new_config(provider: &dyn Provider, mode: Mode) -> Result<(VolumeConfig, Stri
         Wrapped::Compact { .. } => return Err(KeyError::Foreign),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let key =
-        WrappingKey { index: 0, uri: provider.describe()?.uri, wrapped_vault_key: wrapped, active: true };
+    let key = WrappingKey { index: 0, uri, wrapped_vault_key: wrapped, active: true };
     let mut keys = vec![key];
     if mode == Mode::Envelope {
         let uri = super::envelope::URI.to_owned();

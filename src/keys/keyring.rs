@@ -192,6 +192,11 @@ impl Keyring {
         ports
     }
 
+    /// Whether a provider of this vault may keep an open waiting: it is behind a network, or a token.
+    pub fn is_far(&self) -> bool {
+        self.shared.table().rows.iter().any(|row| row.is_far())
+    }
+
     /// Ends the threads of providers; see [`super::Provider::settle`].
     pub fn settle(&self) {
         for row in &self.shared.table().rows {

@@ -3,6 +3,7 @@
 //! Invariant: this module never sees file content, and `content` never sees a provider.
 //! No lock is held over a provider call.
 
+mod breaker;
 mod cache;
 mod edit;
 mod embedded;
@@ -21,6 +22,7 @@ mod rewrap;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod token;
 mod uri;
 
 use std::collections::BTreeMap;
@@ -38,6 +40,7 @@ pub use open::{OpenError, open_vault, open_vault_tuned, read_config};
 pub use recipients::RecipientError;
 pub use recovery::{RecoveryKey, RecoveryTextError};
 pub use rewrap::{Rewrapped, Target};
+pub use token::TokenUri;
 pub use uri::{DEFAULT_URI, KeyUri, RemoteKey};
 
 /// What a wrapped key is the key of.
@@ -178,6 +181,11 @@ pub trait Provider: Send + Sync {
     fn can_unwrap(&self) -> bool {
         true
     }
+    /// Whether who knows a public half can wrap: then only keys whose list is authenticated may be (envelope mode).
+    /// Known once the key was described.
+    fn is_forgeable(&self) -> bool {
+        false
+    }
     /// Whether a call goes over a network: then keys are made ahead in small batches, many at once.
     fn is_far(&self) -> bool {
         false
@@ -221,6 +229,8 @@ pub struct Unlock {
     pub passphrase: Option<zeroize::Zeroizing<String>>,
     /// The secret half of a recovery key.
     pub recovery: Option<Arc<RecoveryKey>>,
+    /// PIN of the PKCS#11 tokens whose URIs name no file for it.
+    pub pin: Option<zeroize::Zeroizing<String>>,
 }
 
 impl std::fmt::Debug for Unlock {

@@ -85,7 +85,7 @@ pub fn open_vault_tuned(dir: &Path, unlock: &Unlock, tuning: &Tuning) -> Result<
     if config.keys.is_empty() {
         return Err(syntax(&path, ConfigError::Syntax("it lists no wrapping key".into())));
     }
-    let providers = Providers::new(unlock.clone());
+    let providers = Providers::new(unlock.clone(), dir);
     let rows: Vec<_> = config.keys.iter().map(|key| row(key, &providers)).collect();
     let vault_key = unwrap_any(config, &rows)?;
     if !derive::config_mac_matches(&vault_key, signed.body, &signed.mac) {

@@ -65,6 +65,9 @@ impl Keyring {
         let home = shared.home.as_ref().ok_or(KeyError::Foreign)?;
         let provider = home.providers.open(uri)?;
         let uri = provider.describe()?.uri;
+        if provider.is_forgeable() && !self.is_enveloped() {
+            return Err(KeyError::Uri { uri, why: super::init::FORGEABLE.into() }.into());
+        }
         let context = WrapContext::of_vault(shared.vault);
         let wrapped = provider.wrap(&shared.vault_key.0, &context)?;
         if provider.can_unwrap() {

@@ -1,6 +1,7 @@
 //! Key URIs: which provider, and which of its keys.
 
 use super::KeyError;
+use super::token::TokenUri;
 
 /// The key that `init` makes and uses where none is named.
 pub const DEFAULT_URI: &str = "kms:embedded/alias/envelopefs";
@@ -17,6 +18,8 @@ pub enum KeyUri {
     Embedded(String),
     /// `kms:aws/ARN`, `kms:https://HOST[:PORT]/ARN`: a key of AWS KMS, or of a server that speaks its protocol.
     Remote(RemoteKey),
+    /// `pkcs11:…`: a key of a PKCS#11 token (RFC 7512).
+    Token(TokenUri),
     /// `recovery:PUBLIC-KEY`: see `recovery`.
     Recovery,
     /// `envelope:`: the key-encryption keys of the vault itself.
@@ -53,20 +56,18 @@ impl KeyUri {
         if uri == super::envelope::URI {
             return Ok(Self::Envelope);
         }
-        if uri.starts_with("pkcs11:") {
-            return Err(refuse(format!(
-                "support for PKCS#11 tokens arrives with a later version; this one has {EMBEDDED}… and {AWS}…"
-            )));
+        if uri.starts_with(super::token::SCHEME) {
+            return TokenUri::parse(uri).map(Self::Token);
         }
         Err(refuse(format!(
-            "unknown provider; use {DEFAULT_URI}, {EMBEDDED}KEY-ID, {AWS}KEY-ARN or {HTTPS}HOST/KEY-ARN"
+            "unknown provider; use {DEFAULT_URI}, {EMBEDDED}KEY-ID, {AWS}KEY-ARN, {HTTPS}HOST/KEY-ARN or pkcs11:…"
         )))
     }
 
     /// TCP port that the provider is reached on, where it is.
     pub(super) fn port(&self) -> Option<u16> {
         match self {
-            Self::Embedded(_) | Self::Recovery | Self::Envelope => None,
+            Self::Embedded(_) | Self::Token(_) | Self::Recovery | Self::Envelope => None,
             Self::Remote(key) => Some(key.port()),
         }
     }

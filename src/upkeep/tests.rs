@@ -258,7 +258,7 @@ fn a_rewrap_brings_new_recipients_to_old_files() {
     ring.add_recipient(&paper.uri().unwrap(), false).unwrap();
     let done = rewrap(&home.vault, &ring, None, PACE, &(), &()).unwrap();
     assert_eq!((done.changed, done.failed.count), (1, 0));
-    let unlock = Unlock { kms_dir: Some("/nowhere".into()), passphrase: None, recovery: Some(paper) };
+    let unlock = Unlock { kms_dir: Some("/nowhere".into()), recovery: Some(paper), ..Unlock::default() };
     let rescued = keys::open_vault(&home.vault, &unlock).unwrap();
     assert_eq!(home.read(&rescued, 0), b"old");
     let again = rewrap(&home.vault, &ring, None, PACE, &(), &()).unwrap();

@@ -45,7 +45,7 @@ impl Vault {
     }
 
     fn unlock(&self) -> Unlock {
-        Unlock { kms_dir: Some(self.base.path().join("kms")), passphrase: None, recovery: None }
+        Unlock { kms_dir: Some(self.base.path().join("kms")), ..Unlock::default() }
     }
 
     /// Its keys.

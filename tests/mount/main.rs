@@ -24,4 +24,5 @@ mod protocol;
 mod real;
 mod space;
 mod tamper;
+mod token;
 mod transport;

@@ -4,7 +4,6 @@
 //! Every call ends within [`OPERATION`]; a service that does not answer is then left alone for a while, so that what
 //! asks meanwhile fails at once. Plaintext keys are in the SDK's buffers for the time of a call: see docs/SECURITY.md.
 
-mod breaker;
 mod errors;
 mod reactor;
 #[cfg(test)]
@@ -26,8 +25,8 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-use self::breaker::Breaker;
 use self::reactor::Reactor;
+use super::breaker::Breaker;
 use super::uri::RemoteKey;
 use super::{KeyError, KeyInfo, Provider, WrapContext};
 use crate::crypto::{DataKey, Secret};

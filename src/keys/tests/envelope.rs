@@ -94,7 +94,7 @@ fn recipients_share_the_keys() {
     let paper = Arc::new(RecoveryKey::random());
     let row = ring.add_recipient(&paper.uri().unwrap(), false).unwrap();
     let nowhere = Some(home.vault.with_file_name("burnt"));
-    let unlock = Unlock { kms_dir: nowhere, passphrase: None, recovery: Some(paper) };
+    let unlock = Unlock { kms_dir: nowhere, recovery: Some(paper), ..Unlock::default() };
     let rescued = open_vault(&home.vault, &unlock).unwrap();
     assert!(same(&rescued.open_file(&decoded(&file)).unwrap(), &file.keys));
     ring.remove_recipient(row).unwrap();

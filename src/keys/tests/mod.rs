@@ -29,7 +29,7 @@ fn home() -> Home {
     let tmp = tempfile::tempdir().unwrap();
     let kms = tmp.path().join("kms");
     Engine::create(&kms, &Protection::KeyFile).unwrap();
-    let unlock = Unlock { kms_dir: Some(kms), passphrase: None, recovery: None };
+    let unlock = Unlock { kms_dir: Some(kms), ..Unlock::default() };
     ensure_embedded_key(DEFAULT_URI, &unlock).unwrap();
     Home { vault: tmp.path().join("vault"), _tmp: tmp, unlock }
 }
@@ -170,18 +170,17 @@ fn reasons_are_told_apart() {
         open(&home.unlock),
         OpenError::Config { source: crate::format::config::ConfigError::Newer { found: 2 }, .. }
     ));
-    std::fs::write(home.config_file(), text.replace("kms:embedded/", "pkcs11:")).unwrap();
+    std::fs::write(home.config_file(), text.replace("kms:embedded/", "vault:")).unwrap();
     let later = open(&home.unlock);
     assert!(matches!(&later, OpenError::Key(KeyError::Uri { .. })), "{later}");
-    assert!(later.to_string().contains("later version"), "{later}");
+    assert!(later.to_string().contains("unknown provider"), "{later}");
     std::fs::write(home.config_file(), &text).unwrap();
 
-    let nowhere =
-        Unlock { kms_dir: Some(home.vault.with_file_name("none")), passphrase: None, recovery: None };
+    let nowhere = Unlock { kms_dir: Some(home.vault.with_file_name("none")), ..Unlock::default() };
     assert!(matches!(open(&nowhere), OpenError::Key(KeyError::Unreachable(_))));
     let stranger = home.vault.with_file_name("stranger");
     Engine::create(&stranger, &Protection::KeyFile).unwrap();
-    let foreign = Unlock { kms_dir: Some(stranger), passphrase: None, recovery: None };
+    let foreign = Unlock { kms_dir: Some(stranger), ..Unlock::default() };
     assert!(matches!(open(&foreign), OpenError::Key(KeyError::NotFound(_))));
     home.kms().disable_key("alias/envelopefs").unwrap();
     assert!(matches!(open(&home.unlock), OpenError::Key(KeyError::Disabled(_))));
@@ -197,7 +196,7 @@ fn a_passphrase_opens_the_vault() {
     let unlock = |text: Option<&str>| Unlock {
         kms_dir: Some(kms.clone()),
         passphrase: text.map(phrase),
-        recovery: None,
+        ..Unlock::default()
     };
     ensure_embedded_key(DEFAULT_URI, &unlock(Some("secret"))).unwrap();
     init_vault(&vault, DEFAULT_URI, &unlock(Some("secret"))).unwrap();
@@ -219,7 +218,8 @@ fn only_the_default_key_is_made() {
     assert!(matches!(missing, Err(KeyError::NotFound(_))), "{missing:?}");
     for (uri, word) in [
         ("kms:embedded/", "names no key"),
-        ("pkcs11:token=a", "later version"),
+        ("pkcs11:token=a", "names no key"),
+        ("pkcs11:object=a?module-path=/m.so", "no key of the embedded KMS"),
         ("gpg:me", "unknown provider"),
     ] {
         let error = ensure_embedded_key(uri, &home.unlock).unwrap_err().to_string();

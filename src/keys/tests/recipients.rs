@@ -3,13 +3,13 @@
 use super::*;
 
 fn unlock_with(home: &Home, key: &Arc<RecoveryKey>) -> Unlock {
-    Unlock { kms_dir: home.unlock.kms_dir.clone(), passphrase: None, recovery: Some(key.clone()) }
+    Unlock { kms_dir: home.unlock.kms_dir.clone(), recovery: Some(key.clone()), ..Unlock::default() }
 }
 
 /// An unlock for which the KMS does not exist.
 fn paper_only(home: &Home, key: &Arc<RecoveryKey>) -> Unlock {
     let nowhere = home.vault.with_file_name("burnt");
-    Unlock { kms_dir: Some(nowhere), passphrase: None, recovery: Some(key.clone()) }
+    Unlock { kms_dir: Some(nowhere), recovery: Some(key.clone()), ..Unlock::default() }
 }
 
 fn decoded(file: &NewFile) -> FileHeader {

@@ -1,0 +1,302 @@
+//! Keys of a PKCS#11 token: an HSM, a smart card, a software token.
+//!
+//! The module is a stranger's code and may crash or hang, so it is loaded in a helper process (`helper`), which a small
+//! process outside the daemon's sandbox starts, and starts anew (`keeper`). The daemon speaks to it over a socket
+//! (`channel`, `wire`). A request that a helper died with is made again; after that the token counts as out of reach.
+
+mod channel;
+mod device;
+mod helper;
+mod keeper;
+mod mechanism;
+mod operation;
+mod uri;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use self::channel::{Channel, Lost};
+use self::mechanism::Kind;
+use self::wire::{Answer, Fault, MAX_ITEMS, Place, Reason, Request};
+use super::breaker::Breaker;
+use super::{KeyError, KeyInfo, Provider, WrapContext};
+use crate::crypto::{DataKey, Secret};
+use crate::format::header::Wrapped;
+use crate::kms::canonical;
+
+pub use helper::helper;
+pub use keeper::{HELPER, KEEPER, keeper};
+pub(super) use uri::SCHEME;
+pub use uri::{TokenUri, needs_pin};
+
+/// Holds the PIN where the URI names no file for it.
+pub const PIN_ENV: &str = "ENVELOPEFS_PIN";
+
+/// Helpers that one request may cost: the one that it found dead, and the one that died with it.
+const ATTEMPTS: usize = 3;
+
+/// Helpers by module, shared by all keys of a vault.
+#[derive(Default)]
+pub(super) struct Tokens {
+    open: Mutex<BTreeMap<PathBuf, Helper>>,
+    next: AtomicU32,
+}
+
+/// A module's helper, and whether it is being left alone.
+type Helper = (Arc<Channel>, Arc<Breaker>);
+
+/// Wraps under one key of a token.
+pub(super) struct Token {
+    channel: Arc<Channel>,
+    breaker: Arc<Breaker>,
+    uri: TokenUri,
+    /// Names the key to the helper.
+    target: u32,
+    pin: Option<Zeroizing<String>>,
+    kind: OnceLock<Kind>,
+    /// What the token said to the PIN: it is not asked again.
+    refused: Mutex<Option<String>>,
+}
+
+impl Tokens {
+    /// The provider for a key. Starts the module's helper; asks the token nothing.
+    pub(super) fn provider(
+        &self,
+        uri: TokenUri,
+        given: Option<&Zeroizing<String>>,
+        vault: &Path,
+    ) -> Result<Token, KeyError> {
+        let pin = uri::pin(&uri, given)?;
+        let module = trusted(&uri.module(), vault).map_err(|why| {
+            KeyError::Unreachable(format!("{uri}: module {}: {why}", uri.module().display()))
+        })?;
+        // Held while the helper is started, which asks no token anything.
+        let mut helpers = self.open.lock();
+        let (channel, breaker) = match helpers.get(&module) {
+            Some(open) => open.clone(),
+            None => {
+                let channel = Channel::start(&module).map_err(|e| {
+                    KeyError::Unreachable(format!(
+                        "{uri}: the helper process is not started: {e} (a mount in its sandbox starts none: mount again)"
+                    ))
+                })?;
+                let open = (Arc::new(channel), Arc::new(Breaker::default()));
+                helpers.insert(module, open.clone());
+                open
+            }
+        };
+        drop(helpers);
+        let target = self.next.fetch_add(1, Relaxed);
+        let kind = uri.mechanism.map_or_else(OnceLock::new, OnceLock::from);
+        Ok(Token { channel, breaker, target, pin, kind, refused: Mutex::default(), uri })
+    }
+}
+
+/// The module's real path. What a vault's config says is not authenticated yet when its module is loaded, so who can
+/// write the vault must not be able to put a module of his own in the way.
+fn trusted(path: &Path, vault: &Path) -> Result<PathBuf, String> {
+    let real = path.canonicalize().map_err(|e| e.to_string())?;
+    let meta = real.metadata().map_err(|e| e.to_string())?;
+    if !meta.is_file() {
+        return Err("it is no file".into());
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if (meta.uid() != me && meta.uid() != 0) || meta.mode() & 0o022 != 0 {
+        return Err(format!(
+            "it is not loaded: others can change it (owner {}, mode {:04o})",
+            meta.uid(),
+            meta.mode() & 0o7777
+        ));
+    }
+    if vault.canonicalize().is_ok_and(|vault| real.starts_with(vault)) {
+        return Err("it is not loaded: it lies in the vault, which an attacker may have written".into());
+    }
+    Ok(real)
+}
+
+impl Token {
+    /// One request, unless the token is being left alone.
+    fn ask(&self, request: &Request) -> Result<Answer, KeyError> {
+        if let Some(why) = &*self.refused.lock() {
+            return Err(KeyError::Denied(why.clone()));
+        }
+        let pass = self.breaker.enter()?;
+        let outcome = self.tries(request);
+        pass.done(&outcome);
+        outcome
+    }
+
+    fn tries(&self, request: &Request) -> Result<Answer, KeyError> {
+        let mut died = String::new();
+        for _ in 0..ATTEMPTS {
+            let answer = match self.channel.ask(request) {
+                // A new helper knows no key yet.
+                Ok(Answer::NotOpen) => {
+                    let place = self.uri.place();
+                    let open = Request::Open { target: self.target, place, pin: self.pin.clone() };
+                    self.channel.ask(&open).and_then(|_| self.channel.ask(request))
+                }
+                other => other,
+            };
+            match answer {
+                Ok(Answer::Failed(fault)) => return Err(self.error(fault)),
+                Ok(Answer::NotOpen) => died = "it is started again and again".into(),
+                Ok(answer) => return Ok(answer),
+                Err(Lost::Died(why)) => died = why,
+                Err(Lost::Late) => return Err(self.unreachable("the token did not answer in time")),
+                Err(Lost::Gone) => {
+                    return Err(self.unreachable("the process that starts its helper is gone: mount again"));
+                }
+                Err(Lost::TooLong) => return Err(KeyError::Foreign),
+            }
+        }
+        Err(self.unreachable(&format!("the PKCS#11 module crashed: {died}")))
+    }
+
+    fn unreachable(&self, why: &str) -> KeyError {
+        KeyError::Unreachable(format!("{}: {why}", self.uri))
+    }
+
+    fn error(&self, fault: Fault) -> KeyError {
+        let text = format!("{}: {}", self.uri, fault.text);
+        match fault.reason {
+            Reason::NotFound => KeyError::NotFound(text),
+            Reason::Denied => KeyError::Denied(text),
+            Reason::Pin => {
+                *self.refused.lock() = Some(text.clone());
+                KeyError::Denied(text)
+            }
+            Reason::Unreachable => KeyError::Unreachable(text),
+            Reason::Foreign => KeyError::Foreign,
+        }
+    }
+
+    /// An answer of another kind than the request's is a helper that lies.
+    fn odd(&self) -> KeyError {
+        self.unreachable("the helper's answer does not fit the question")
+    }
+
+    /// Identity of the key, and how it wraps.
+    fn look(&self) -> Result<(Vec<u8>, Kind), KeyError> {
+        let known = self.kind.get().map(|kind| kind.code());
+        match self.ask(&Request::Describe { target: self.target, mechanism: known })? {
+            Answer::Described { id, mechanism } => {
+                let kind = Kind::by_code(mechanism).ok_or_else(|| self.odd())?;
+                Ok((id, *self.kind.get_or_init(|| kind)))
+            }
+            _ => Err(self.odd()),
+        }
+    }
+
+    fn kind(&self) -> Result<Kind, KeyError> {
+        match self.kind.get() {
+            Some(kind) => Ok(*kind),
+            None => self.look().map(|(_, kind)| kind),
+        }
+    }
+
+    /// Wraps at most [`MAX_ITEMS`] keys.
+    fn wrap_some(&self, items: Vec<(Secret<32>, Vec<u8>)>) -> Result<Vec<Wrapped>, KeyError> {
+        let kind = self.kind()?;
+        let count = items.len();
+        let request = Request::Wrap { target: self.target, mechanism: kind.code(), items };
+        match self.ask(&request)? {
+            Answer::Wrapped(blobs)
+                if blobs.len() == count
+                    && blobs.iter().all(|blob| mechanism::decode(kind, blob).is_some()) =>
+            {
+                Ok(blobs.into_iter().map(Wrapped::Blob).collect())
+            }
+            _ => Err(self.odd()),
+        }
+    }
+}
+
+/// The associated data of a context.
+fn bytes(context: &WrapContext) -> Vec<u8> {
+    canonical(&context.encryption_context()).expect("a context of ours is short and has no empty key")
+}
+
+impl TokenUri {
+    fn place(&self) -> Place {
+        Place {
+            token: self.token.clone(),
+            manufacturer: self.manufacturer.clone(),
+            model: self.model.clone(),
+            serial: self.serial.clone(),
+            slot_id: self.slot_id,
+            object: self.object.clone(),
+            id: self.id.clone(),
+            kind: self.kind.clone(),
+        }
+    }
+}
+
+impl Provider for Token {
+    fn describe(&self) -> Result<KeyInfo, KeyError> {
+        let (id, kind) = self.look()?;
+        let key_id = if id.is_empty() { self.uri.key() } else { uri::hex(&id) };
+        // A label may move to another key, which opens nothing that this one wrapped.
+        let id = Some(id).filter(|id| !id.is_empty());
+        let uri = TokenUri { mechanism: Some(kind), id, ..self.uri.clone() };
+        Ok(KeyInfo { uri: uri.to_string(), key_id, version: None })
+    }
+
+    fn generate(&self, contexts: &[WrapContext]) -> Result<Vec<(DataKey, Wrapped)>, KeyError> {
+        let mut made = Vec::with_capacity(contexts.len());
+        for some in contexts.chunks(MAX_ITEMS) {
+            let keys: Vec<Secret<32>> = some.iter().map(|_| Secret::random()).collect();
+            let items = keys.iter().zip(some).map(|(key, context)| (key.duplicate(), bytes(context)));
+            match self.wrap_some(items.collect()) {
+                Ok(wrapped) => made.extend(keys.into_iter().map(DataKey).zip(wrapped)),
+                Err(error) if made.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(made)
+    }
+
+    fn wrap(&self, key: &Secret<32>, context: &WrapContext) -> Result<Wrapped, KeyError> {
+        let wrapped = self.wrap_some(vec![(key.duplicate(), bytes(context))])?;
+        wrapped.into_iter().next().ok_or_else(|| self.odd())
+    }
+
+    fn wrap_each(&self, keys: &[(&Secret<32>, WrapContext)]) -> Result<Vec<Wrapped>, KeyError> {
+        let mut all = Vec::with_capacity(keys.len());
+        for some in keys.chunks(MAX_ITEMS) {
+            let items = some.iter().map(|(key, context)| (key.duplicate(), bytes(context)));
+            all.extend(self.wrap_some(items.collect())?);
+        }
+        Ok(all)
+    }
+
+    fn unwrap(&self, wrapped: &Wrapped, context: &WrapContext) -> Result<Secret<32>, KeyError> {
+        let Wrapped::Blob(blob) = wrapped else { return Err(KeyError::Foreign) };
+        let kind = self.kind()?;
+        // What no token made is not shown to any.
+        if mechanism::decode(kind, blob).is_none() {
+            return Err(KeyError::Foreign);
+        }
+        let (blob, context) = (blob.clone(), bytes(context));
+        let request = Request::Unwrap { target: self.target, mechanism: kind.code(), blob, context };
+        match self.ask(&request)? {
+            Answer::Unwrapped(key) => Ok(key),
+            _ => Err(self.odd()),
+        }
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+
+    fn is_forgeable(&self) -> bool {
+        self.kind.get().is_some_and(|kind| kind.is_rsa())
+    }
+}

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, XattrFlags};
+use rustix::fs::{Mode, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -81,31 +81,45 @@ fn shown(path: &Path) -> String {
     if path.as_os_str().is_empty() { ".".into() } else { path.display().to_string() }
 }
 
-/// Writes `.envelopefs/headers` anew, durably, in the place of the one that is there.
+/// Writes `.envelopefs/headers` anew, durably, in the place of the one that is there. Follows no symlink: whoever may
+/// write the vault may not have another file written by this.
 pub fn export(vault: &Path) -> Result<Exported> {
-    let own = vault.join(VAULT_DIR);
-    let temporary = own.join(format!("{TMP_PREFIX}headers.{}", std::process::id()));
-    let written = write(vault, &temporary);
+    let path = vault.join(VAULT_DIR);
+    let own = entry::open_dir_path(open_top(vault)?, VAULT_DIR)
+        .and_then(|own| entry::open_dir_read(own, false))
+        .map_err(BackupError::errno(&path))?;
+    let temporary = format!("{TMP_PREFIX}headers.{}", std::process::id());
+    let written = write(vault, &own, &temporary);
     let report = match written {
         Ok(report) => report,
         Err(e) => {
-            let _ = std::fs::remove_file(&temporary);
+            let _ = entry::unlink(&own, &temporary);
             return Err(e);
         }
     };
-    let name = own.join(headers::FILE);
-    std::fs::rename(&temporary, &name).map_err(BackupError::io(&name))?;
-    File::open(&own).and_then(|dir| dir.sync_all()).map_err(BackupError::io(&own))?;
+    entry::rename(&own, &temporary, &own, headers::FILE, RenameFlags::empty())
+        .and_then(|()| rustix::fs::fsync(&own))
+        .map_err(BackupError::errno(&path.join(headers::FILE)))?;
     Ok(report)
 }
 
-fn write(vault: &Path, temporary: &Path) -> Result<Exported> {
+/// Makes a file that nobody else reads or has open.
+fn make(own: &OwnedFd, name: &str) -> rustix::io::Result<File> {
+    match entry::unlink(own, name) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => return Err(e),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(own, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+fn write(vault: &Path, own: &OwnedFd, temporary: &str) -> Result<Exported> {
     let walk = Walk::new(vault, false)?;
-    let file = File::create(temporary).map_err(BackupError::io(temporary))?;
-    let mut out = BufWriter::new(file);
+    let path = vault.join(VAULT_DIR).join(temporary);
+    let mut out = BufWriter::new(make(own, temporary).map_err(BackupError::errno(&path))?);
     let mut report = Exported::default();
-    let mut put = |line: &Line| out.write_all(line.encode().as_bytes()).map_err(BackupError::io(temporary));
-    put(&Line::Magic)?;
+    let mut put = |line: &str| out.write_all(line.as_bytes()).map_err(BackupError::io(&path));
+    put(&Line::Magic.encode())?;
     for found in walk {
         let found = match found {
             Ok(found) => found,
@@ -115,16 +129,23 @@ fn write(vault: &Path, temporary: &Path) -> Result<Exported> {
             }
         };
         if let Some(kept) = kept_of(&found) {
-            put(&Line::Kept(kept))?;
-            report.entries += 1;
+            let line = Line::Kept(kept).encode();
+            if line.len() > MAX_LINE {
+                let why =
+                    format!("its xattrs take {} bytes, of which an import reads {MAX_LINE}", line.len());
+                note(&mut report.faults, &found.path, why);
+            } else {
+                put(&line)?;
+                report.entries += 1;
+            }
         }
         if let Some(why) = found.fault {
             note(&mut report.faults, &found.path, why);
         }
     }
-    put(&Line::End(report.entries))?;
-    let file = out.into_inner().map_err(|e| BackupError::io(temporary)(e.into_error()))?;
-    file.sync_all().map_err(BackupError::io(temporary))?;
+    put(&Line::End(report.entries).encode())?;
+    let file = out.into_inner().map_err(|e| BackupError::io(&path)(e.into_error()))?;
+    file.sync_all().map_err(BackupError::io(&path))?;
     Ok(report)
 }
 
@@ -356,6 +377,28 @@ mod tests {
         assert_eq!(getx(&copy.path().join(&name), HEADER_XATTR), Some(header(77)));
         std::fs::remove_dir_all(copy.path().join(&other)).unwrap();
         assert_eq!(import(copy.path(), Some(&from)).unwrap().gone, 2);
+    }
+
+    /// Neither the vault's own directory nor the file that is written may be a symlink to somewhere else; nobody but the
+    /// owner reads what is written.
+    #[test]
+    fn an_export_follows_no_symlink() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        let (whole, aside) = (vault(true), tempfile::tempdir().unwrap());
+        let own = whole.path().join(VAULT_DIR);
+        let target = aside.path().join("target");
+        std::fs::write(&target, "theirs").unwrap();
+        symlink(&target, own.join(format!("{TMP_PREFIX}headers.{}", std::process::id()))).unwrap();
+        symlink(&target, own.join(headers::FILE)).unwrap();
+        assert_eq!(export(whole.path()).unwrap().entries, 4);
+        assert_eq!(std::fs::read(&target).unwrap(), b"theirs");
+        let made = std::fs::symlink_metadata(own.join(headers::FILE)).unwrap();
+        assert!(made.is_file() && made.mode() & 0o777 == 0o600, "{:o}", made.mode());
+        std::fs::rename(&own, aside.path().join("own")).unwrap();
+        symlink(aside.path().join("own"), &own).unwrap();
+        std::fs::remove_file(aside.path().join("own").join(headers::FILE)).unwrap();
+        assert!(matches!(export(whole.path()), Err(BackupError::Io { .. })));
+        assert!(!aside.path().join("own").join(headers::FILE).exists());
     }
 
     /// A file of headers that is cut changes nothing; a file without a header is named by the export.

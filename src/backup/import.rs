@@ -41,10 +41,10 @@ pub fn import(tree: &Path, target: &Path, meter: &Arc<Meter>) -> Result<Restored
             why: format!("no copy of a ciphertext view: it has no {DIR_FILE}"),
         });
     }
-    let (mut bytes, mut header) = (0, 0);
+    let (mut bytes, mut header) = (0u64, 0);
     let mut faults = Vec::new();
     each_item(tree, &mut faults, &mut |item| {
-        bytes += item.size;
+        bytes = bytes.saturating_add(item.size);
         header = item.xattrs.iter().map(|(_, value)| value.len()).max().unwrap_or(0).max(header);
         Ok(())
     })?;
@@ -113,8 +113,9 @@ fn framed(file: &Path, path: PathBuf) -> Step<Item> {
     let file = open(file)?;
     let (frame, at) = frame_of(&file)?;
     let len = file.metadata().map_err(|e| e.to_string())?.len();
-    if len != at + frame.content {
-        return Err(format!("{len} bytes, its frame says {}: it was cut on the way", at + frame.content));
+    let said = at.checked_add(frame.content).ok_or("its frame says a length that no file has")?;
+    if len != said {
+        return Err(format!("{len} bytes, its frame says {said}: it was cut on the way"));
     }
     let kind = frame.mode & libc::S_IFMT;
     if matches!(kind, libc::S_IFBLK | libc::S_IFCHR) {

@@ -22,6 +22,7 @@ use super::node;
 use super::s3::{Objects, Put, StoreOptions};
 use super::source::ROOT;
 use super::walk::Xattr;
+use crate::format::config::MAX_CONFIG;
 use crate::format::layout::GROUP_DISK;
 
 /// Size of a pack of data. Fixed: a command holds several in memory.
@@ -360,7 +361,7 @@ impl Repo {
     /// The copies of volume configs that lie in a bucket. Needs no repository key.
     pub fn configs(objects: &Objects) -> Result<Vec<Vec<u8>>> {
         let mut found = objects.list(EXTRA)?;
-        found.retain(|(name, _)| name.starts_with("vault-"));
+        found.retain(|(name, len)| name.starts_with("vault-") && *len <= MAX_CONFIG as u64);
         found.truncate(CONFIGS);
         found
             .iter()

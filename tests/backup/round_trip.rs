@@ -143,3 +143,27 @@ fn old_snapshots_go() {
     home.ok(&["backup", "restore", "REPO", "back"]);
     home.assert_same("vault", "back");
 }
+
+/// A restore over a vault in which a file has a directory's name: the file is named and keeps its header.
+#[test]
+fn a_file_in_a_directorys_place_keeps_its_header() {
+    if !can_mount() {
+        return;
+    }
+    let mut home = Home::new();
+    home.fill();
+    home.init_repo();
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    let dir =
+        home.sh("find vault -mindepth 1 -maxdepth 1 -name .envelopefs -prune -o -type d -print | head -1");
+    let file = home.lower_files("vault").into_iter().find(|f| f.parent() == Some(&home.vault())).unwrap();
+    let header =
+        |at: &str| home.sh(&format!("getfattr --absolute-names --only-values -n user.efs.key {at} | base64"));
+    let before = header(file.to_str().unwrap());
+    home.sh(&format!("rm -r {0}; mv {1} {0}", dir.trim(), file.display()));
+    let told = home.ends(3, &["backup", "restore", "REPO", "vault"]);
+    assert!(told.contains("something that is no directory is in its place"), "{told}");
+    assert_eq!(header(dir.trim()), before);
+    home.sh(&format!("rm {}", dir.trim()));
+    home.ok(&["backup", "restore", "REPO", "vault"]);
+}

@@ -147,7 +147,7 @@ fn survey(reader: &Reader, snapshot: &Snapshot, target: &Path, below: &Path) -> 
         if item.kind == libc::S_IFREG {
             let there =
                 std::fs::symlink_metadata(target.join(&item.path)).is_ok_and(|m| m.len() == item.size);
-            found.bytes += if there { 0 } else { item.size };
+            found.bytes = found.bytes.saturating_add(if there { 0 } else { item.size });
             let header = item.xattrs.iter().find(|(name, _)| name == HEADER_XATTR);
             found.header = found.header.max(header.map_or(0, |(_, value)| value.len()));
         }
@@ -226,12 +226,10 @@ impl Placer<'_> {
                     _ if !is_plain(&item.path) => {
                         self.note(&item, Err("its path leads out of the vault".into()))
                     }
-                    libc::S_IFDIR => {
-                        if let Err(why) = self.dir(&item) {
-                            self.note(&item, Err(why));
-                        }
-                        dirs.push(item);
-                    }
+                    libc::S_IFDIR => match self.dir(&item) {
+                        Ok(()) => dirs.push(item),
+                        Err(why) => self.note(&item, Err(why)),
+                    },
                     _ if first.as_ref().is_some_and(|first| *first != item.path) => {
                         linked.extend(first.map(|first| (first, item)));
                     }

@@ -25,6 +25,9 @@ use crate::vault::{DiskFile, FreshFile, access, proc_path};
 /// What went well, or why it did not.
 pub(in crate::backup) type Step<T> = std::result::Result<T, String>;
 
+/// Of a directory whose name something else has.
+const NO_DIRECTORY: &str = "something that is no directory is in its place; move it away";
+
 fn said(what: &'static str) -> impl Fn(Errno) -> String {
     move |e| format!("{what}: {e}")
 }
@@ -207,13 +210,16 @@ impl<'r> Placer<'r> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(format!("not made: {e}")),
         }
-        let fd = entry::open_dir_path(&dir, name)
-            .map_err(|_| "something that is no directory is in its place; move it away".to_owned())?;
+        let fd = entry::open_dir_path(&dir, name).map_err(|_| NO_DIRECTORY.to_owned())?;
         self.xattrs(fd, item)
     }
 
     pub(in crate::backup) fn finish_dir(&self, item: &Item) -> Step<bool> {
         let fd = reach(&self.top, &item.path).map_err(said("not opened"))?;
+        // What came into its place meanwhile would be given a directory's xattrs, and lose its own.
+        if stat_fd(&fd).map_err(said("stat"))?.kind() != libc::S_IFDIR {
+            return Err(NO_DIRECTORY.into());
+        }
         self.attributes(&fd, item)?;
         self.compare(&fd, item)?;
         Ok(false)

@@ -2,7 +2,8 @@
 //!
 //! A mount keeps overwritten blocks in its journal for a while. A lower file alone is then what it was at the last
 //! checkpoint, or, while it grows out of its inline record, nothing that opens. So a backup asks for a checkpoint
-//! first, and of each file that it reads whether something of it has come into the journal since.
+//! first, and of each file that it reads whether something of it has come into the journal since. Of a file that is being
+//! written it asks for a lease: everything of the file in its place, and changes kept off until it was copied.
 //!
 //! Protocol, over the socket `.envelopefs/control` (mode 0600): lines, one answer to each.
 //! ```text
@@ -10,8 +11,13 @@
 //! pending FILE-ID   yes | no             whether the journal holds anything of the file
 //! keys              ok | error TEXT      new files are wrapped for the keys of the volume config as it is now, and
 //!                                        those that were begun before have their names
+//! busy              busy INODE ...       lower inodes that are open for writing or not in their places, 4,096 at most
+//! lease INODE       ok | no              the lower inode is whole, and stays as it is
+//! end INODE         kept | broken        the end of a lease: whether it stayed so
 //! ```
-//! The last is asked by who changes wrapping keys (`rewrap`, `recipient remove`).
+//! `keys` is asked by who changes wrapping keys (`rewrap`, `recipient remove`). Changes wait for a lease five seconds at
+//! most; then it is broken. It ends with its connection. There are four leases to a connection, and sixteen to a mount;
+//! who asks for more is told `no`.
 
 use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader, Write};
@@ -35,6 +41,12 @@ pub trait Daemon: Send + Sync + Debug {
     fn checkpoint(&self) -> io::Result<()>;
     /// Whether something of a file is not in its place.
     fn is_pending(&self, file: FileId) -> io::Result<bool>;
+    /// Numbers of lower inodes that are being written.
+    fn busy(&self) -> io::Result<Vec<u64>>;
+    /// Brings everything of a lower inode to its place and keeps it so; false where that cannot be had now.
+    fn lease(&self, inode: u64) -> io::Result<bool>;
+    /// Ends a lease: whether the lower inode was kept as it was all the time.
+    fn end_lease(&self, inode: u64) -> io::Result<bool>;
 }
 
 /// A daemon behind its socket.
@@ -59,6 +71,14 @@ impl Control {
         self.ask("keys").map(drop)
     }
 
+    fn choose(&self, question: &str, yes: &str, no: &str) -> io::Result<bool> {
+        match self.ask(question)?.as_str() {
+            answer if answer == yes => Ok(true),
+            answer if answer == no => Ok(false),
+            other => Err(strange(other)),
+        }
+    }
+
     fn ask(&self, question: &str) -> io::Result<String> {
         let mut stream = self.stream.lock();
         stream.get_mut().write_all(format!("{question}\n").as_bytes())?;
@@ -77,6 +97,10 @@ impl Control {
     }
 }
 
+fn strange(answer: &str) -> io::Error {
+    io::Error::other(format!("the daemon answered {answer:?}"))
+}
+
 /// Connects through the directory's descriptor: a socket's path may have 107 bytes only.
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
@@ -92,10 +116,22 @@ impl Daemon for Control {
     }
 
     fn is_pending(&self, file: FileId) -> io::Result<bool> {
-        match self.ask(&format!("pending {file}"))?.as_str() {
-            "yes" => Ok(true),
-            "no" => Ok(false),
-            other => Err(io::Error::other(format!("the daemon answered {other:?}"))),
-        }
+        self.choose(&format!("pending {file}"), "yes", "no")
+    }
+
+    fn busy(&self) -> io::Result<Vec<u64>> {
+        let answer = self.ask("busy")?;
+        let mut words = answer.split(' ');
+        let known = words.next() == Some("busy");
+        let numbers = words.map(str::parse).collect::<Result<_, _>>();
+        numbers.ok().filter(|_| known).ok_or_else(|| strange(&answer))
+    }
+
+    fn lease(&self, inode: u64) -> io::Result<bool> {
+        self.choose(&format!("lease {inode}"), "ok", "no")
+    }
+
+    fn end_lease(&self, inode: u64) -> io::Result<bool> {
+        self.choose(&format!("end {inode}"), "kept", "broken")
     }
 }

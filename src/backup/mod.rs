@@ -11,6 +11,7 @@ mod backend;
 mod daemon;
 mod error;
 pub mod headers;
+mod held;
 mod import;
 mod meter;
 mod node;

@@ -148,7 +148,9 @@ impl Repo {
                 daemon.checkpoint().map_err(BackupError::io(vault))?;
             }
             let paranoid = options.paranoid.filter(|_| pass_number == 1);
-            let pass = Arc::new(Pass::new(Arc::clone(&self.meter), access.daemon.clone(), paranoid));
+            let caught_not = std::mem::take(&mut before);
+            let (meter, daemon) = (Arc::clone(&self.meter), access.daemon.clone());
+            let pass = Arc::new(Pass::new(meter, daemon, paranoid, caught_not, self.state.clone()));
             let walk = Walk::new(vault, access.journal)?;
             let repo = self.again()?.to_indexed_ids().map_err(self.failed())?;
             let snapshot = self.pass(&repo, walk, &pass, parent.as_deref(), options)?;
@@ -161,7 +163,7 @@ impl Repo {
                 break;
             }
             log::debug!("pass {pass_number}: {} files changed while they were read", changing.len());
-            before.extend(changing);
+            before = changing;
             std::thread::sleep(PAUSE * pass_number);
         }
         let (mut snapshot, pass, passes) = done.expect("there is at least one pass");

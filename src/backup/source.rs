@@ -2,38 +2,39 @@
 //!
 //! The library passes over what it cannot read with a line in a log; so everything that goes wrong is also noted
 //! here, by path, and decides how the run ends. A file is stored only as it was at one moment: it is stored if size
-//! and change time (and, beside a mount, what its daemon holds of it) say that nothing changed it while it was read.
+//! and change time (and, beside a mount, what its daemon holds of it) say that nothing changed it while it was read. What
+//! is being written beside a mount is copied first, while the daemon keeps it as it is (`held`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::daemon::Daemon;
+use super::held;
 use super::meter::Meter;
 use super::node::node_of;
 use super::walk::{Entry, Walk};
 use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
+use crate::vault::LowerStat;
 use crate::vault::stat::{S_IFDIR, S_IFREG, stat_fd};
-use crate::vault::{LowerStat, proc_path};
 
 /// Where the vault is in a snapshot.
 pub const ROOT: &str = "/vault";
 /// A file that changed so shortly before it is read may change again without another change time: the kernel's clock
 /// for files ticks at least a hundred times a second.
 const TICK: Duration = Duration::from_millis(20);
+/// A file that changed so shortly before it is found may be one that changes all the time.
+const YOUNG: Duration = Duration::from_secs(3);
 /// Of the files that did not change, `--paranoid` reads one in so many.
 const PARANOID: u64 = 7;
 
@@ -44,14 +45,48 @@ pub(super) struct Pass {
     pub(super) daemon: Option<Arc<dyn Daemon>>,
     /// Which part of the unchanged files to read again.
     pub(super) paranoid: Option<u64>,
+    /// Files that the pass before did not catch.
+    caught_not: BTreeSet<PathBuf>,
+    /// Lower inodes that are being written.
+    busy: HashSet<u64>,
+    /// Where copies of them may lie.
+    copies: PathBuf,
     problems: Mutex<Vec<(PathBuf, String)>>,
     changing: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Pass {
-    pub(super) fn new(meter: Arc<Meter>, daemon: Option<Arc<dyn Daemon>>, paranoid: Option<u64>) -> Self {
+    /// `caught_not`: files that changed while the pass before read them. `copies`: a directory of this user's.
+    pub(super) fn new(
+        meter: Arc<Meter>,
+        daemon: Option<Arc<dyn Daemon>>,
+        paranoid: Option<u64>,
+        caught_not: BTreeSet<PathBuf>,
+        copies: PathBuf,
+    ) -> Self {
         let (problems, changing) = (Mutex::default(), Mutex::default());
-        Self { meter, daemon, paranoid, problems, changing }
+        let busy = daemon.as_ref().map(|daemon| daemon.busy()).transpose().unwrap_or_else(|e| {
+            log::debug!("what is being written is not known: {e}");
+            None
+        });
+        let busy = busy.into_iter().flatten().collect();
+        Self { meter, daemon, paranoid, caught_not, busy, copies, problems, changing }
+    }
+
+    /// A copy of a file that is being written, made while it was kept as it is; the entry is true of it.
+    fn held(&self, entry: &mut Entry) -> Option<held::Copy> {
+        let daemon = self.daemon.as_ref()?;
+        let changes = self.caught_not.contains(&entry.path)
+            || self.busy.contains(&entry.stat.ino)
+            || age_of(&entry.stat) < YOUNG.as_nanos();
+        if !changes || entry.stat.kind() != S_IFREG || id_of(entry).is_none() {
+            return None;
+        }
+        // Without a copy it is read as any other.
+        held::copy(&**daemon, entry, &self.copies).unwrap_or_else(|e| {
+            log::debug!("{}: not copied: {e}", entry.path.display());
+            None
+        })
     }
 
     fn problem(&self, path: &Path, why: impl ToString) {
@@ -107,8 +142,9 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    fn given(&self, entry: Entry) -> ReadSourceEntry<Opening> {
+    fn given(&self, mut entry: Entry) -> ReadSourceEntry<Opening> {
         let pass = &self.pass;
+        let copy = pass.held(&mut entry);
         pass.meter.entries.add(1);
         let path = if entry.path.as_os_str().is_empty() {
             PathBuf::from(ROOT)
@@ -121,7 +157,7 @@ impl Entries {
         let name = path.file_name().unwrap_or(OsStr::new("vault")).to_owned();
         let read_anew = pass.paranoid.is_some_and(|part| is_in_part(&entry.path, part));
         let node = node_of(&entry, &name, read_anew && entry.stat.kind() == S_IFREG);
-        let open = (entry.stat.kind() == S_IFREG).then(|| Opening::new(entry, Arc::clone(pass)));
+        let open = (entry.stat.kind() == S_IFREG).then(|| Opening::new(entry, copy, Arc::clone(pass)));
         ReadSourceEntry { path, node, open }
     }
 }
@@ -149,39 +185,41 @@ impl Iterator for Entries {
 /// A regular file that may be read.
 #[derive(Debug)]
 pub(super) struct Opening {
-    path: PathBuf,
-    stat: LowerStat,
-    fd: OwnedFd,
-    id: Option<FileId>,
+    entry: Entry,
+    copy: Option<held::Copy>,
     pass: Arc<Pass>,
 }
 
 impl Opening {
-    fn new(entry: Entry, pass: Arc<Pass>) -> Self {
-        let header = entry.xattrs.iter().find(|(name, _)| name == HEADER_XATTR);
-        let id = header.and_then(|(_, value)| FileHeader::decode(value).ok()).map(|h| h.file_id);
+    fn new(entry: Entry, copy: Option<held::Copy>, pass: Arc<Pass>) -> Self {
         debug_assert_ne!(entry.stat.kind(), S_IFDIR, "only files are opened");
-        Self { path: entry.path, stat: entry.stat, fd: entry.fd, id, pass }
+        Self { entry, copy, pass }
     }
 
-    fn file(&self) -> rustix::io::Result<File> {
-        let path = proc_path(&self.fd);
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => Ok(rustix::fs::open(&path, flags, Mode::empty())?.into()),
-            other => Ok(other?.into()),
+    /// The lower file, if it is what the walk saw, and holds all of itself.
+    fn file(&self) -> io::Result<Option<File>> {
+        let file = File::from(self.entry.open()?);
+        if !self.is_still(&file)? && is_hot(&self.entry.stat) {
+            std::thread::sleep(TICK);
         }
+        Ok(if self.is_still(&file)? { Some(file) } else { None })
     }
 
     /// Whether the file is what the walk saw, and holds all of itself: its daemon holds no part of it back.
     fn is_still(&self, file: &File) -> io::Result<bool> {
         let now = stat_fd(file)?;
-        let pending = match (&self.pass.daemon, self.id) {
+        let pending = match (&self.pass.daemon, id_of(&self.entry)) {
             (Some(daemon), Some(id)) => daemon.is_pending(id)?,
             _ => false,
         };
-        Ok(!pending && is_same(&self.stat, &now) && !is_hot(&now))
+        Ok(!pending && is_same(&self.entry.stat, &now) && !is_hot(&now))
     }
+}
+
+/// The id in a file's header.
+fn id_of(entry: &Entry) -> Option<FileId> {
+    let (_, header) = entry.xattrs.iter().find(|(name, _)| name == HEADER_XATTR)?;
+    FileHeader::decode(header).ok().map(|header| header.file_id)
 }
 
 /// Whether nothing changed a file between two looks at it.
@@ -191,43 +229,53 @@ fn is_same(before: &LowerStat, after: &LowerStat) -> bool {
 
 /// Whether a file changed in this moment.
 fn is_hot(stat: &LowerStat) -> bool {
+    age_of(stat) < TICK.as_nanos()
+}
+
+/// Nanoseconds since a file changed, or until then where a clock was set back.
+fn age_of(stat: &LowerStat) -> u128 {
     let now = clock_gettime(ClockId::Realtime);
     let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-    let age = nanos(now.tv_sec, now.tv_nsec) - nanos(stat.ctime.0, stat.ctime.1.into());
-    age.unsigned_abs() < TICK.as_nanos()
+    (nanos(now.tv_sec, now.tv_nsec) - nanos(stat.ctime.0, stat.ctime.1.into())).unsigned_abs()
 }
 
 impl ReadSourceOpen for Opening {
     type Reader = Reader;
 
-    fn open(self) -> RusticResult<Reader> {
-        let opened = self.file().map_err(io::Error::from).and_then(|file| {
-            if !self.is_still(&file)? && is_hot(&self.stat) {
-                std::thread::sleep(TICK);
-            }
-            Ok((self.is_still(&file)?, file))
-        });
-        match opened {
-            Ok((true, file)) => {
+    fn open(mut self) -> RusticResult<Reader> {
+        let bytes = match self.copy.take() {
+            Some(copy) => Ok(Some(Bytes::Copy(copy))),
+            None => self.file().map(|file| file.map(Bytes::Lower)),
+        };
+        let Entry { path, stat, .. } = self.entry;
+        match bytes {
+            Ok(Some(bytes)) => {
                 self.pass.meter.files.add(1);
-                Ok(Reader { file, stat: self.stat, path: self.path, pass: self.pass, read: 0, failed: false })
+                Ok(Reader { bytes, stat, path, pass: self.pass, read: 0, failed: false })
             }
-            Ok((false, _)) => {
-                self.pass.changed(&self.path);
+            Ok(None) => {
+                self.pass.changed(&path);
                 Err(RusticError::new(ErrorKind::InputOutput, "the file is changing"))
             }
             Err(e) => {
-                self.pass.problem(&self.path, format!("not read: {e}"));
+                self.pass.problem(&path, format!("not read: {e}"));
                 Err(RusticError::with_source(ErrorKind::InputOutput, "the file is not read", e))
             }
         }
     }
 }
 
+/// Where a file's bytes come from.
+#[derive(Debug)]
+enum Bytes {
+    Lower(File),
+    Copy(held::Copy),
+}
+
 /// Reads a file to its end, which is an error where the file changed meanwhile.
 #[derive(Debug)]
 pub(super) struct Reader {
-    file: File,
+    bytes: Bytes,
     stat: LowerStat,
     path: PathBuf,
     pass: Arc<Pass>,
@@ -237,8 +285,11 @@ pub(super) struct Reader {
 
 impl Reader {
     fn end(&mut self) -> io::Result<usize> {
-        let now = stat_fd(&self.file)?;
-        if self.read == self.stat.size && is_same(&self.stat, &now) {
+        let still = match &self.bytes {
+            Bytes::Lower(file) => is_same(&self.stat, &stat_fd(file)?),
+            Bytes::Copy(_) => true,
+        };
+        if self.read == self.stat.size && still {
             return Ok(0);
         }
         self.failed = true;
@@ -252,7 +303,11 @@ impl Read for Reader {
         if self.failed {
             return Err(io::Error::other("the file changed while it was read"));
         }
-        match self.file.read(buf) {
+        let read = match &mut self.bytes {
+            Bytes::Lower(file) => file.read(buf),
+            Bytes::Copy(copy) => copy.read(buf),
+        };
+        match read {
             Ok(0) if !buf.is_empty() => self.end(),
             Ok(len) => {
                 self.read += len as u64;

@@ -43,6 +43,30 @@ pub struct Entry {
     pub fd: OwnedFd,
 }
 
+impl Entry {
+    /// Looks at the same inode again.
+    pub(super) fn look_again(&mut self) -> rustix::io::Result<()> {
+        self.stat = stat_fd(&self.fd)?;
+        (self.xattrs, self.target, self.fault) = (Vec::new(), None, None);
+        let kind = match (self.path.parent(), self.path.file_name()) {
+            (Some(dir), Some(name)) => kind_of(dir, name.as_bytes(), true).unwrap_or(Kind::Bare),
+            _ => Kind::Ours,
+        };
+        look_at(self, kind);
+        Ok(())
+    }
+
+    /// Opens a regular file for reading, which leaves the time of its last access as it is where that may be.
+    pub(super) fn open(&self) -> rustix::io::Result<OwnedFd> {
+        let path = proc_path(&self.fd);
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::open(&path, flags, Mode::empty()),
+            other => other,
+        }
+    }
+}
+
 /// What there is to say of an entry that is not given.
 #[derive(Debug)]
 pub struct Missed {

@@ -16,13 +16,18 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use crate::backup::SOCKET;
 use crate::format::ids::FileId;
 use crate::format::names::VAULT_DIR;
-use crate::fs::Fs;
+use crate::fs::{Fs, Leased};
 use crate::vault::proc_path;
 
 /// Connections that are answered at once; more are ended.
 const MOST: usize = 8;
 /// The longest question.
 const QUESTION: u64 = 256;
+/// Leases of one connection at once.
+const LEASES: usize = 4;
+/// Inodes that are named as busy at most.
+const BUSY: usize = 4096;
+const NO_NUMBER: &str = "error an inode is named by its number";
 
 /// Makes the socket. The vault's lock is held, so one that is there is a dead daemon's. Without one the vault is
 /// mounted all the same: only a backup meanwhile is refused.
@@ -87,13 +92,64 @@ pub(super) fn serve(listener: Option<UnixListener>, fs: &Arc<Fs>) {
 fn answer_all(stream: &UnixStream, fs: &Fs) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
+    let mut asker = Asker { fs, leases: Vec::new() };
     loop {
         line.clear();
         if reader.by_ref().take(QUESTION).read_line(&mut line)? == 0 {
             return Ok(());
         }
         let mut to = stream;
-        to.write_all(format!("{}\n", answer(line.trim_end(), fs)).as_bytes())?;
+        to.write_all(format!("{}\n", asker.answer(line.trim_end())).as_bytes())?;
+    }
+}
+
+/// Who asks, and what he was given; it goes back when he is gone.
+struct Asker<'f> {
+    fs: &'f Fs,
+    leases: Vec<(u64, Leased)>,
+}
+
+impl Drop for Asker<'_> {
+    fn drop(&mut self) {
+        for (_, lease) in &self.leases {
+            self.fs.end_lease(lease);
+        }
+    }
+}
+
+impl Asker<'_> {
+    fn answer(&mut self, question: &str) -> String {
+        match question.split_once(' ').unwrap_or((question, "")) {
+            ("busy", "") => {
+                let numbers = self.fs.busy(BUSY).into_iter().map(|inode| format!(" {inode}"));
+                format!("busy{}", numbers.collect::<String>())
+            }
+            ("lease", inode) => inode.parse().map_or_else(|_| NO_NUMBER.into(), |inode| self.lease(inode)),
+            ("end", inode) => inode.parse().map_or_else(|_| NO_NUMBER.into(), |inode| self.end(inode)),
+            _ => answer(question, self.fs),
+        }
+    }
+
+    fn lease(&mut self, inode: u64) -> String {
+        if self.leases.len() >= LEASES {
+            return "no".into();
+        }
+        match self.fs.lease(inode) {
+            Ok(Some(lease)) => {
+                self.leases.push((inode, lease));
+                "ok".into()
+            }
+            Ok(None) => "no".into(),
+            Err(e) => format!("error {e}"),
+        }
+    }
+
+    fn end(&mut self, inode: u64) -> String {
+        let Some(at) = self.leases.iter().position(|(held, _)| *held == inode) else {
+            return "error no lease of that inode".into();
+        };
+        let (_, lease) = self.leases.swap_remove(at);
+        if self.fs.end_lease(&lease) { "kept" } else { "broken" }.into()
     }
 }
 

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::checkpoint::tag_of;
 use super::groups::{Groups, Loaded};
 use super::journal::{Appended, Journal};
+use super::lease::Turnstile;
 use super::pending::{Keeper, Pending};
 use super::sync::Unsynced;
 use super::write::{BLOCKS_AT_ONCE, SPAN_PLAIN};
@@ -65,6 +66,7 @@ pub struct File {
     keys: Arc<FileKeys>,
     /// Shared: reads, and writes that change whole blocks. Exclusive: everything else.
     pub(super) gate: RwLock<Form>,
+    turnstile: Turnstile,
     /// Authenticated length. Grows under the slot of group 0 or the exclusive gate; shrinks under the latter.
     plain_len: AtomicU64,
     groups: Groups,
@@ -200,6 +202,7 @@ impl File {
             lower: RwLock::new(Arc::from(lower)),
             keys,
             gate: RwLock::new(form),
+            turnstile: Turnstile::default(),
             plain_len: AtomicU64::new(len),
             groups: Groups::new(),
             overlong: AtomicBool::new(false),
@@ -310,13 +313,21 @@ impl File {
         self.times.lock()
     }
 
-    /// Runs a change when the journal has room for it; once more where space ran out and a checkpoint could free some.
+    /// Runs a change of content or length when the journal has room for it and nobody keeps changes off.
     pub(super) fn with_room(&self, change: impl Fn() -> Result<()>) -> Result<()> {
+        if self.link.is_some() {
+            self.journal()?.admit()?;
+        }
+        let _going = self.turnstile.enter();
+        self.with_space(change)
+    }
+
+    /// Runs a change; once more where space ran out and a checkpoint could free some.
+    pub(super) fn with_space(&self, change: impl Fn() -> Result<()>) -> Result<()> {
         if self.link.is_none() {
             return change();
         }
         let journal = self.journal()?;
-        journal.admit()?;
         let mut done = change();
         for _ in 0..ROOM_TRIES {
             match &done {
@@ -384,6 +395,10 @@ impl File {
 
     pub(super) fn raise_ticket(&self, ticket: u64) {
         self.ticket.fetch_max(ticket, Ordering::AcqRel);
+    }
+
+    pub(super) fn turnstile(&self) -> &Turnstile {
+        &self.turnstile
     }
 
     pub(super) fn is_linked(&self) -> bool {

@@ -7,13 +7,14 @@
 //!
 //! Locks, in the order they are taken: the file's gate (shared for reads and for writes that stay on whole
 //! blocks, else exclusive), slots of ordinary groups ascending, slots of leaders descending, bitmaps, what is pending,
-//! the journal's own.
+//! the journal's own. A change passes its file's turnstile (`lease`) before all of them.
 
 mod checkpoint;
 mod commit;
 mod file;
 mod groups;
 pub mod journal;
+mod lease;
 mod map;
 mod pending;
 mod read;
@@ -30,6 +31,7 @@ use crate::format::layout::{BlockIndex, GroupIndex};
 
 pub use file::{File, Link, LowerPlace};
 pub use journal::Journal;
+pub use lease::Lease;
 pub use map::MapReport;
 pub use pending::Keeper;
 

@@ -4,7 +4,7 @@
 //! Permissions are the kernel's business: it has checked them when a request comes here. What is served and what
 //! differs from a local filesystem stands in `docs/SEMANTICS.md`.
 //!
-//! Locks, outermost first: `long_names`, `barrier` (shared by renames and removals), an inode's `open`, a shard of
+//! Locks, outermost first: `long_names`, `barrier` (shared by renames and removals), an inode's `open`, the leases or a shard of
 //! the inode table, an inode's `ways`. None is held over a provider call.
 
 mod attr;
@@ -13,6 +13,7 @@ mod error;
 mod handles;
 mod inode;
 mod io;
+mod leases;
 mod listing;
 mod lookup;
 mod make;
@@ -27,6 +28,7 @@ mod types;
 mod xattrs;
 
 pub use error::{FsError, Result};
+pub use leases::Leased;
 pub use replay::{Recovered, replay};
 pub use types::{Attr, Caller, DirEntry, Found, Ino, Options, SetAttr, SetTime, StatFs, Time};
 
@@ -60,6 +62,7 @@ pub struct Fs {
     dirs: dirs::Dirs,
     files: handles::Handles<opened::Held>,
     listings: handles::Handles<listing::OpenListing>,
+    leases: leases::Leases,
     /// Of a vault that is changed by this mount alone.
     journal: Option<Arc<Journal>>,
     /// Held shared while an entry is renamed or removed and until the table knows; alone by who lost his way.
@@ -99,6 +102,7 @@ impl Fs {
             dirs: dirs::Dirs::new(limits::raise_descriptor_limit()),
             files: handles::Handles::new(),
             listings: handles::Handles::new(),
+            leases: leases::Leases::default(),
             barrier: RwLock::default(),
             long_names: Mutex::default(),
             births: RwLock::default(),

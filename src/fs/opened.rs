@@ -276,6 +276,8 @@ impl Fs {
             }
             None => Arc::new(content::File::open(lower_file, keys)?),
         };
+        // Under the lock: a lease that comes later finds the file open.
+        self.leases.apply(inode.ino, &content);
         let file = Arc::new(OpenFile::new(content, lower, writable));
         open.start(Arc::clone(&file));
         drop(open);

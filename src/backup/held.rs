@@ -1,0 +1,89 @@
+//! A file that is being written, copied while its daemon keeps it as it is: whole, and not for longer than a copy takes.
+//!
+//! What is stored is the copy, so that nobody waits for the network. It has no name, and is ciphertext as the file is.
+
+use std::fs::File;
+use std::io::{self, Cursor, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::daemon::Daemon;
+use super::walk::Entry;
+use crate::format::names::TMP_PREFIX;
+use crate::vault::entry;
+
+/// Copies up to this length are kept in memory.
+const SMALL: u64 = 1 << 20;
+
+/// The bytes of a file, read from the first on.
+#[derive(Debug)]
+pub(super) enum Copy {
+    /// In memory.
+    Small(Cursor<Vec<u8>>),
+    /// In a file without a name.
+    Large(File),
+}
+
+impl Read for Copy {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Small(bytes) => bytes.read(buf),
+            Self::Large(file) => file.read(buf),
+        }
+    }
+}
+
+/// Looks at a file again and copies it, both under a lease of its daemon's. `None` where the lease was not to be had, or did
+/// not last; the entry is as it was found last, in any case. `dir`: where a long copy may lie.
+pub(super) fn copy(daemon: &dyn Daemon, entry: &mut Entry, dir: &Path) -> io::Result<Option<Copy>> {
+    let inode = entry.stat.ino;
+    if !daemon.lease(inode)? {
+        return Ok(None);
+    }
+    let copied = entry.look_again().map_err(io::Error::from).and_then(|()| bytes_of(entry, dir));
+    let kept = daemon.end_lease(inode)?;
+    Ok(Some(copied?).filter(|_| kept && entry.fault.is_none()))
+}
+
+fn bytes_of(entry: &Entry, dir: &Path) -> io::Result<Copy> {
+    let len = entry.stat.size;
+    // One byte more would show that it is longer.
+    let mut from = File::from(entry.open()?).take(len + 1);
+    let (copy, copied) = if len <= SMALL {
+        let mut bytes = Vec::new();
+        let copied = from.read_to_end(&mut bytes)? as u64;
+        (Copy::Small(Cursor::new(bytes)), copied)
+    } else {
+        let mut to = File::from(nameless(dir)?);
+        let copied = io::copy(&mut from, &mut to)?;
+        to.rewind()?;
+        (Copy::Large(to), copied)
+    };
+    if copied == len {
+        Ok(copy)
+    } else {
+        Err(io::Error::other(format!("{copied} of {len} bytes were copied")))
+    }
+}
+
+/// A file that nobody else can open and that goes with its descriptor.
+fn nameless(dir: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    match rustix::fs::open(dir, flags | OFlags::TMPFILE, mode) {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS) => {}
+        other => return other,
+    }
+    let dir = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let name = format!("{TMP_PREFIX}copy.{}", std::process::id());
+    match entry::unlink(&dir, &name) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => return Err(e),
+    }
+    let file =
+        rustix::fs::openat(&dir, &name, flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, mode)?;
+    entry::unlink(&dir, &name).map(|()| file)
+}

@@ -96,6 +96,16 @@ pub enum BackupError {
     /// The target vault is mounted.
     #[error("{0}: the vault is mounted")]
     Mounted(PathBuf),
+    /// The program that makes and removes snapshots.
+    #[error("snapshot hook {program} {verb}: {why}")]
+    Hook {
+        /// The program.
+        program: PathBuf,
+        /// What it was asked for.
+        verb: String,
+        /// What went wrong.
+        why: String,
+    },
     /// A file of exported headers, or a file of the ciphertext view, that does not decode.
     #[error("{path}: {why}")]
     Format {

@@ -1,7 +1,7 @@
 //! Backup of a vault's ciphertext to S3, and its way back. Imports neither `crypto` nor `keys`: it cannot decrypt.
 //!
-//! A repository has the format of restic, which `rustic_core` writes: deduplicated, compressed not at all (ciphertext
-//! does not compress), in chunks of exactly one group of a lower file, so that what changed of a file is what is sent.
+//! A repository has the format of restic, which `rustic_core` writes: deduplicated, compressed lightly (trees are text, map
+//! pages have empty ends), in chunks of exactly one group of a lower file, so that what changed of a file is what is sent.
 //! Nothing of the library's own reading and restoring is used, since both pass over what they cannot do: a run names
 //! every file that it could not store whole, and a restore compares what it wrote.
 //!
@@ -12,6 +12,7 @@ mod daemon;
 mod error;
 pub mod headers;
 mod held;
+mod hook;
 mod import;
 mod meter;
 mod node;
@@ -26,6 +27,7 @@ mod walk;
 
 pub use daemon::{Control, Daemon, SOCKET};
 pub use error::{BackupError, Result, StoreFault};
+pub use hook::SnapshotHook;
 pub use import::import;
 pub use meter::{Meter, Reading};
 pub use repo::{ContentRef, Forgotten, Item, Keep, Pruned, Reader, Repo, Snapshot, new_password};

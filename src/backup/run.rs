@@ -1,7 +1,10 @@
 //! One run of a backup: passes over the vault until everything is stored that can be, then one snapshot.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +17,7 @@ use serde::Serialize;
 
 use super::daemon::{Control, Daemon};
 use super::error::{BackupError, Result};
+use super::hook::{Frozen, SnapshotHook};
 use super::meter::Reading;
 use super::repo::{INCOMPLETE, Repo, Snapshot, host};
 use super::source::{Pass, ROOT, VaultSource};
@@ -36,6 +40,8 @@ pub struct RunOptions {
     pub paranoid: Option<u64>,
     /// Id of the vault, as snapshots carry it.
     pub vault_id: String,
+    /// Makes a snapshot of the filesystem below, which is stored in the vault's stead.
+    pub hook: Option<SnapshotHook>,
 }
 
 /// How a run ended.
@@ -55,14 +61,18 @@ pub struct RunReport {
     pub problems: Vec<(PathBuf, String)>,
     /// The vault was mounted, and its daemon was asked to bring files to their places.
     pub mounted: bool,
+    /// A snapshot of the filesystem below was stored: everything is as it was at one moment.
+    pub frozen: bool,
+    /// Why that snapshot was not removed.
+    pub left: Option<String>,
     /// Counters.
     pub meter: Reading,
 }
 
 impl RunReport {
-    /// Whether everything of the vault is in the snapshot, whole.
+    /// Whether everything of the vault is in the snapshot, whole, and nothing is left to do.
     pub fn is_complete(&self) -> bool {
-        self.problems.is_empty()
+        self.problems.is_empty() && self.left.is_none()
     }
 }
 
@@ -99,9 +109,11 @@ pub fn access(vault: &Path) -> Result<Access> {
 /// Says that a run is going on, and afterwards that one was cut off.
 struct Running {
     path: PathBuf,
-    _file: File,
+    file: File,
     /// The last run did not come to its end.
     cut_off: bool,
+    /// The vault in a snapshot of the filesystem below that it had made.
+    left: Option<PathBuf>,
 }
 
 impl Running {
@@ -112,11 +124,18 @@ impl Running {
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(&path)
             .map_err(BackupError::io(&path))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path, _file: file, cut_off }),
+            Ok(()) => {
+                let mut left = vec![0; libc::PATH_MAX as usize];
+                let len = file.read_at(&mut left, 0).map_err(BackupError::io(&path))?;
+                left.truncate(len);
+                let left = (len > 0).then(|| OsString::from_vec(left).into());
+                Ok(Self { path, file, cut_off, left })
+            }
             Err(_) => Err(BackupError::Repository {
                 location: repo.location().to_owned(),
                 why: "another run of this machine is going on".into(),
@@ -124,9 +143,35 @@ impl Running {
         }
     }
 
+    /// Makes a snapshot of the filesystem below, after whatever a daemon holds of the vault was brought to its place. Gives
+    /// also whether the vault is mounted.
+    fn freeze<'h>(&self, hook: &'h SnapshotHook, vault: &Path) -> Result<(Frozen<'h>, bool)> {
+        if let Some(left) = &self.left {
+            hook.remove_left(left);
+        }
+        let access = access(vault)?;
+        if let Some(daemon) = &access.daemon {
+            daemon.checkpoint().map_err(BackupError::io(vault))?;
+        }
+        let frozen = hook.make(vault)?;
+        let path = frozen.vault.as_os_str().as_bytes();
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.write_all_at(path, 0))
+            .map_err(BackupError::io(&self.path))?;
+        Ok((frozen, access.daemon.is_some()))
+    }
+
     fn end(self) {
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// The outcome of the passes over a vault.
+struct Passed {
+    snapshot: SnapshotFile,
+    problems: Vec<(PathBuf, String)>,
+    passes: u32,
 }
 
 impl Repo {
@@ -138,7 +183,34 @@ impl Repo {
             log::info!("the last run did not end: looking for what it stored");
             self.repo.repair_index(&RepairIndexOptions::default(), false).map_err(self.failed())?;
         }
+        let frozen = options.hook.as_ref().map(|hook| running.freeze(hook, vault)).transpose()?;
+        let (frozen, mut mounted) = frozen.map_or((None, false), |(frozen, mounted)| (Some(frozen), mounted));
+        let vault = frozen.as_ref().map_or(vault, |frozen| &frozen.vault);
         let access = access(vault)?;
+        mounted |= access.daemon.is_some();
+        let Passed { snapshot, problems, passes } = self.passes(vault, &access, options)?;
+        let snapshot = self.publish(snapshot, problems.is_empty())?;
+        drop(access);
+        let was_frozen = frozen.is_some();
+        let left = frozen.map(Frozen::remove).transpose().err().map(|e| e.to_string());
+        running.end();
+        let summary = snapshot.summary.clone().unwrap_or_default();
+        Ok(RunReport {
+            snapshot: Snapshot::of(&snapshot),
+            new: summary.files_new,
+            changed: summary.files_changed,
+            unchanged: summary.files_unmodified,
+            passes,
+            problems,
+            mounted,
+            frozen: was_frozen,
+            left,
+            meter: self.meter.read(),
+        })
+    }
+
+    /// Reads the vault until everything is stored that can be.
+    fn passes(&self, vault: &Path, access: &Access, options: &RunOptions) -> Result<Passed> {
         let mut parent = self.parent(options)?;
         self.backend.hold_snapshots(true);
         let (mut first, mut done) = (None, None);
@@ -175,19 +247,7 @@ impl Repo {
             last.files_changed = first.files_changed;
             last.files_unmodified = first.files_unmodified;
         }
-        let snapshot = self.publish(snapshot, problems.is_empty())?;
-        running.end();
-        let summary = snapshot.summary.clone().unwrap_or_default();
-        Ok(RunReport {
-            snapshot: Snapshot::of(&snapshot),
-            new: summary.files_new,
-            changed: summary.files_changed,
-            unchanged: summary.files_unmodified,
-            passes,
-            problems,
-            mounted: access.daemon.is_some(),
-            meter: self.meter.read(),
-        })
+        Ok(Passed { snapshot, problems, passes })
     }
 
     /// The newest snapshot of the vault.

@@ -253,6 +253,9 @@ fn backup_advice(e: &BackupError) -> Option<String> {
         BackupError::Store { fault: StoreFault::Unreachable, .. } => {
             "Run it again when the store answers: what was stored so far is kept.".into()
         }
+        BackupError::Hook { .. } => {
+            "The program is run as `PROGRAM make VAULT`, which prints a path, and `PROGRAM remove PATH`: docs/BACKUP.md.".into()
+        }
         BackupError::KeyFile { .. }
         | BackupError::Location(..)
         | BackupError::Repository { .. }

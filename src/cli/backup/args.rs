@@ -140,7 +140,7 @@ pub(super) struct InitArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "A file is stored as it was at one moment, its header with it; the tree as a whole is not of one moment\n\
-    unless nobody changes the vault meanwhile, or a snapshot of the filesystem below is stored.\n\n\
+    unless nobody changes the vault meanwhile, or a snapshot of the filesystem below is stored (--snapshot-hook).\n\n\
     Ends with 0 complete, 3 stored but incomplete (listed), 1 nothing stored."
 )]
 pub(super) struct RunArgs {
@@ -154,6 +154,10 @@ pub(super) struct RunArgs {
     /// Read also a seventh of the files that look unchanged, another one each day.
     #[arg(long, conflicts_with = "all")]
     pub(super) paranoid: bool,
+    /// Store a snapshot of the filesystem below: `PROGRAM make VAULT` makes one and prints the vault's path in it,
+    /// `PROGRAM remove PATH` removes it. Then the tree, too, is of one moment.
+    #[arg(long, value_name = "PROGRAM", env = "ENVELOPEFS_SNAPSHOT_HOOK")]
+    pub(super) snapshot_hook: Option<PathBuf>,
     /// Print JSON: a line each second, then the report.
     #[arg(long)]
     pub(super) json: bool,

@@ -13,7 +13,7 @@ mod progress;
 
 use std::path::Path;
 
-use crate::backup::{Keep, Meter, Restore, RunOptions, Verify, restore};
+use crate::backup::{Keep, Meter, Restore, RunOptions, SnapshotHook, Verify, restore};
 use crate::format::config::{CONFIG_FILE, VolumeConfig};
 use crate::format::names::VAULT_DIR;
 use crate::keys;
@@ -78,7 +78,8 @@ fn store(args: &RunArgs) -> Result<Exit, CliError> {
     repo.put_extras(&text, &print::readme(repo.location(), &vault_id))?;
     let days =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_secs() / DAY);
-    let options = RunOptions { all: args.all, paranoid: args.paranoid.then_some(days), vault_id };
+    let hook = args.snapshot_hook.clone().map(|program| SnapshotHook { program });
+    let options = RunOptions { all: args.all, paranoid: args.paranoid.then_some(days), vault_id, hook };
     let progress = Progress::start(&meter, args.json);
     let report = repo.run(&args.vault, &options);
     progress.end();
@@ -86,6 +87,12 @@ fn store(args: &RunArgs) -> Result<Exit, CliError> {
     print::run(args.json, &report);
     if report.is_complete() {
         return Ok(Exit::Ok);
+    }
+    if let (Some(why), true) = (&report.left, report.problems.is_empty()) {
+        return Err(CliError::Incomplete(format!(
+            "stored as {}, complete; but the snapshot of the filesystem below is still there: {why}",
+            &report.snapshot.id[..8]
+        )));
     }
     Err(CliError::Incomplete(format!(
         "stored as {}, but {} of the vault's entries are missing in it or have no good header",

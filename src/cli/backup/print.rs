@@ -79,7 +79,10 @@ pub(super) fn run(json: bool, report: &RunReport) {
     if report.passes > 1 {
         println!("passes      {}: some files changed while they were read", report.passes);
     }
-    println!("complete    {}", if report.is_complete() { "yes" } else { "no" });
+    if report.frozen {
+        println!("moment      all is as it was when the snapshot of the filesystem below was made");
+    }
+    println!("complete    {}", if report.problems.is_empty() { "yes" } else { "no" });
 }
 
 pub(super) fn list(json: bool, all: &[Snapshot]) {

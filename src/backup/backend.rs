@@ -13,10 +13,14 @@ use parking_lot::{Condvar, Mutex};
 use rustic_core::{BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend};
 
 use super::error::BackupError;
+use super::repo::sha256;
 use super::s3::{Background, Objects, Put};
 
 /// Whole packs are kept up to this size together: four of the usual size.
 const KEPT: usize = 128 << 20;
+
+/// An object whose content is not what its name says is fetched so often.
+const TRIES: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -133,6 +137,27 @@ impl Backend {
         }
     }
 
+    /// A whole object, whose name is its content's hash: what was damaged on the way is fetched again, before it gets into the
+    /// library's cache. A pack that is damaged in the store is given all the same, as most of it may be right.
+    fn fetch(&self, tpe: FileType, id: &Id) -> Result<Bytes, BackupError> {
+        let name = name_of(tpe, id);
+        for attempt in 1.. {
+            let bytes = self.objects.get(&name, None)?;
+            if tpe == FileType::Config || sha256(&bytes) == *id.to_hex() {
+                return Ok(bytes);
+            }
+            log::debug!("{name}: its content is not what its name says, try {attempt}");
+            if attempt == TRIES {
+                let why = "its content is not what its name says: it is damaged".to_owned();
+                let location = self.objects.location().to_owned();
+                let damaged = BackupError::Repository { location, why: format!("{name}: {why}") };
+                return if tpe == FileType::Pack { Ok(bytes) } else { Err(damaged) };
+            }
+            self.objects.again();
+        }
+        unreachable!("the last try returns")
+    }
+
     fn whole_pack(&self, id: &Id) -> RusticResult<Bytes> {
         let mut packs = self.packs.lock();
         loop {
@@ -151,7 +176,7 @@ impl Backend {
             }
         }
         drop(packs);
-        let fetched = self.objects.get(&name_of(FileType::Pack, id), None);
+        let fetched = self.fetch(FileType::Pack, id);
         let mut packs = self.packs.lock();
         packs.kept.retain(|(kept, _)| kept != id);
         if let Ok(pack) = &fetched {
@@ -196,7 +221,7 @@ impl ReadBackend for Backend {
         {
             return Ok(bytes.clone());
         }
-        self.objects.get(&name_of(tpe, id), None).map_err(failed)
+        self.fetch(tpe, id).map_err(failed)
     }
 
     fn read_partial(

@@ -190,3 +190,27 @@ fn wrong_input_is_named() {
     let told = home.ends(1, &["backup", "restore", "--snapshot", "abcd", "REPO", "back"]);
     assert!(told.contains("no snapshot abcd"), "{told}");
 }
+
+/// A target that fills up while it is written: what does not fit is named, the rest is right, and when there is room a
+/// second restore brings what was missing.
+#[test]
+fn a_target_that_fills_up_is_completed_later() {
+    if !is_root() {
+        return;
+    }
+    let Some(mut home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    // Inodes run out, which nobody can reckon beforehand.
+    home.sh("mkdir full && mount -t tmpfs -o size=64m,nr_inodes=40 none full");
+    let output = home.efs(&["backup", "restore", "--json", "REPO", "full/back"]).output().unwrap();
+    home.sh("mount -o remount,nr_inodes=4000 full");
+    let done = home.efs(&["backup", "restore", "--json", "REPO", "full/back"]).output().unwrap();
+    let same =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| home.assert_same("vault", "full/back")));
+    home.sh("umount full");
+    let told = super::harness::said(&output);
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(told.contains("No space left on device"), "{told}");
+    assert_eq!(done.status.code(), Some(0), "{}", super::harness::said(&done));
+    same.unwrap();
+}

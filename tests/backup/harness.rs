@@ -123,11 +123,17 @@ impl Home {
 
     /// Mounts a vault; gives the mount point.
     pub(crate) fn mount(&mut self, vault: &str) -> PathBuf {
+        self.mount_with(vault, "rw")
+    }
+
+    /// With options for `-o`.
+    pub(crate) fn mount_with(&mut self, vault: &str, options: &str) -> PathBuf {
         self.points += 1;
         let point = self.path(&format!("mnt-{}", self.points));
         fs::create_dir(&point).unwrap();
         let log = self.path("log");
-        self.ok(&["mount", "--log-file", log.to_str().unwrap(), vault, point.to_str().unwrap()]);
+        let log = log.to_str().unwrap();
+        self.ok(&["mount", "-o", options, "--log-file", log, vault, point.to_str().unwrap()]);
         self.mounts.push(point.clone());
         point
     }

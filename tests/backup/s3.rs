@@ -68,7 +68,7 @@ fn server() -> Option<&'static Server> {
 }
 
 /// A vault whose repository is in a bucket of its own.
-fn home(name: &str) -> Option<Home> {
+pub(crate) fn home(name: &str) -> Option<Home> {
     if !can_mount() {
         return None;
     }
@@ -88,14 +88,33 @@ fn home(name: &str) -> Option<Home> {
     Some(home)
 }
 
-/// Makes a bucket, signed by curl.
+/// Makes a bucket.
 fn put_bucket(server: &Server, bucket: &str) {
-    let made = Command::new("curl")
-        .args(["-fsS", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", "efsaccess:efssecret"])
-        .arg(format!("{}/{bucket}", server.endpoint))
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", super::harness::said(&made));
+    let (status, told) = signed(&server.endpoint, "PUT", bucket, &[], None);
+    assert_eq!(status, 200, "{told}");
+}
+
+/// A request of the administrator's, signed by curl: the status and the text of its answer.
+pub(crate) fn signed(
+    endpoint: &str,
+    method: &str,
+    path: &str,
+    more: &[&str],
+    body: Option<&str>,
+) -> (u16, String) {
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-X", method, "-w", "\n%{http_code}"])
+        .args(["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", "efsaccess:efssecret"])
+        .args(more)
+        .arg(format!("{endpoint}/{path}"));
+    if let Some(body) = body {
+        use sha2::Digest;
+        let digest = hex::encode(sha2::Sha256::digest(body.as_bytes()));
+        curl.args(["-H", &format!("x-amz-content-sha256: {digest}"), "--data-binary", body]);
+    }
+    let told = super::harness::said(&curl.output().unwrap());
+    let (text, status) = told.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), text.to_owned())
 }
 
 /// There and back through S3, with the config and the text beside the repository; nothing else is in the bucket.

@@ -107,6 +107,11 @@ impl Objects {
         &self.location
     }
 
+    /// Counts an object that is asked for once more.
+    pub fn again(&self) {
+        self.meter.retries.add(1);
+    }
+
     fn key(&self, name: &str) -> Key {
         name.split('/').fold(self.prefix.clone(), |key, part| key.join(part))
     }

@@ -90,7 +90,16 @@ fn generic(text: &str) -> StoreFault {
     if text.contains("NoSuchBucket") {
         return StoreFault::NotFound;
     }
-    let later = ["status 429", "status 408", "SlowDown", "RequestTimeout"];
+    // The last three: the server found another content than was sent.
+    let later = [
+        "status 429",
+        "status 408",
+        "SlowDown",
+        "RequestTimeout",
+        "BadDigest",
+        "XAmzContentSHA256Mismatch",
+        "XAmzContentChecksumMismatch",
+    ];
     if !later.iter().any(|code| text.contains(code))
         && ["status 400", "status 405", "status 411", "status 501", "400 Bad Request", "501 Not Implemented"]
             .iter()

@@ -11,6 +11,7 @@ use crate::format::names::{LOST_FOUND, LowerName, VAULT_DIR, parse};
 use crate::fs::recover::{self, Born, Deed, LostFound, Mended, Watch};
 use crate::fs::{self, FsError};
 use crate::keys::Keyring;
+use crate::vault::journal::IN_PLACE;
 
 /// Mends what a crash can leave in the vault at `top`, then checks all of it with `jobs` files open at once.
 ///
@@ -110,7 +111,9 @@ pub(super) fn look_inside(top: &Path, fault: &mut dyn FnMut(PathBuf, Kind, Strin
         }
     }
     let journal = vault.join(JOURNAL_DIR);
-    if std::fs::read_dir(&journal).is_ok_and(|mut entries| entries.next().is_some()) {
+    // The note of mounts without a journal holds no changes.
+    let is_log = |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| e.file_name() != IN_PLACE);
+    if std::fs::read_dir(&journal).is_ok_and(|mut entries| entries.any(is_log)) {
         let what = "changes of a mount that crashed stand in the journal: mount the vault, or check --repair; \
                     until then files may look damaged";
         fault(journal, Kind::Leftover, what.into());

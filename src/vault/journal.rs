@@ -58,7 +58,7 @@ pub struct DiskJournal {
 }
 
 /// Says that files may have been changed without a journal since the vault was last made durable.
-const IN_PLACE: &str = "in-place";
+pub const IN_PLACE: &str = "in-place";
 
 fn file_name(number: u32) -> String {
     format!("{number}.log")

@@ -6,7 +6,7 @@
 need_rust
 need_fuse
 need restic:restic curl:curl setfattr:attr setfacl:acl sqlite3:sqlite3 rsync:rsync git:git mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs \
-  losetup:mount setpriv:util-linux tar:tar diff:diffutils \
+  losetup:mount setpriv:util-linux tar:tar diff:diffutils mkfs.btrfs:btrfs-progs rclone:rclone aws:awscli \
   pkcs11-tool:opensc softhsm2-util:softhsm2 openssl:openssl pgrep:procps
 # For the KMS's console. Ubuntu has it as a snap only, which cannot be driven.
 (need chromium:chromium) || echo "Chromium was not installed: the test of the console is skipped"

@@ -315,32 +315,24 @@ impl File {
 
     /// Runs a change of content or length when the journal has room for it and nobody keeps changes off.
     pub(super) fn with_room(&self, change: impl Fn() -> Result<()>) -> Result<()> {
-        if self.link.is_some() {
-            self.journal()?.admit()?;
-        }
+        let journal = self.admitted()?;
         let _going = self.turnstile.enter();
-        self.with_space(change)
+        with_space(journal.as_deref(), change)
     }
 
-    /// Runs a change; once more where space ran out and a checkpoint could free some.
-    pub(super) fn with_space(&self, change: impl Fn() -> Result<()>) -> Result<()> {
+    /// As `with_room`, for what changes neither.
+    pub(super) fn with_room_beside_leases(&self, change: impl Fn() -> Result<()>) -> Result<()> {
+        with_space(self.admitted()?.as_deref(), change)
+    }
+
+    /// The journal, with room, of a file that has one.
+    fn admitted(&self) -> Result<Option<Arc<Journal>>> {
         if self.link.is_none() {
-            return change();
+            return Ok(None);
         }
         let journal = self.journal()?;
-        let mut done = change();
-        for _ in 0..ROOM_TRIES {
-            match &done {
-                Err(ContentError::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-                    if journal.checkpoint().is_err() {
-                        break;
-                    }
-                    done = change();
-                }
-                _ => break,
-            }
-        }
-        done
+        journal.admit()?;
+        Ok(Some(journal))
     }
 
     /// The journal, which a file that still needs it must find.
@@ -498,6 +490,24 @@ impl File {
         }
         Ok(())
     }
+}
+
+/// Runs a change; once more where space ran out and a checkpoint could free some.
+fn with_space(journal: Option<&Journal>, change: impl Fn() -> Result<()>) -> Result<()> {
+    let mut done = change();
+    let Some(journal) = journal else { return done };
+    for _ in 0..ROOM_TRIES {
+        match &done {
+            Err(ContentError::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                if journal.checkpoint().is_err() {
+                    break;
+                }
+                done = change();
+            }
+            _ => break,
+        }
+    }
+    done
 }
 
 fn no_journal() -> std::io::Error {

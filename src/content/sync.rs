@@ -86,14 +86,8 @@ impl File {
         if !marks.modified.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let noted = if self.is_pending() {
-            self.journal()?
-                .admit()
-                .map_err(Into::into)
-                .and_then(|()| self.with_space(|| self.append_modified()))
-        } else {
-            Ok(())
-        };
+        let noted =
+            if self.is_pending() { self.with_room_beside_leases(|| self.append_modified()) } else { Ok(()) };
         if self.times_in() == 0 {
             // Whether it was too much or did not work: the lower inode is synced.
             self.mark_attributes();

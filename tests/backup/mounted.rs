@@ -65,7 +65,8 @@ fn a_writer_does_not_spoil_a_backup() {
         assert!(problems.iter().all(|p| p[1] == "it changes all the time"), "{report}");
     }
     drop(writer);
-    home.umount(&mnt);
+    // What the shell had begun may take a moment longer.
+    home.umount_soon(&mnt);
     home.ok(&["backup", "verify", "--deep", "REPO"]);
     home.ok(&["backup", "restore", "REPO", "back"]);
     let mnt = home.mount("back");

@@ -1,5 +1,7 @@
 //! There and back again.
 
+use std::os::unix::fs::MetadataExt;
+
 use super::harness::{Home, can_mount, has};
 
 /// What was stored comes back the same in everything that a user sees, header for header below; a second run reads
@@ -60,7 +62,8 @@ fn a_missing_header_is_named() {
     let mut home = Home::new();
     home.fill();
     home.init_repo();
-    let files = home.lower_files("vault");
+    let mut files = home.lower_files("vault");
+    files.retain(|file| std::fs::metadata(file).unwrap().nlink() == 1);
     let name = |n: usize| files[n].strip_prefix(home.vault()).unwrap().display().to_string();
     home.sh(&format!("setfattr -x user.efs.key {}", files[0].display()));
     home.sh(&format!("setfattr -n user.efs.key -v 0x07 {}", files[1].display()));

@@ -229,9 +229,9 @@ fn the_view_goes_round_by_rclone() {
     let log = home.path("view.log");
     home.ok(&["mount", "--view", "ciphertext", "--log-file", log.to_str().unwrap(), "vault", "view"]);
     let remote = home.repo.replace("s3://", ":s3,provider=Other,env_auth:").replace("/host/one", "/tree");
-    home.sh(&format!("rclone -q copy view {remote}"));
+    home.sh(&format!("RCLONE_S3_ENDPOINT=$AWS_ENDPOINT_URL rclone -q copy view {remote}"));
     home.ok(&["umount", "view"]);
-    home.sh(&format!("rclone -q copy {remote} tree"));
+    home.sh(&format!("RCLONE_S3_ENDPOINT=$AWS_ENDPOINT_URL rclone -q copy {remote} tree"));
     home.ok(&["import", "tree", "back"]);
     home.assert_same("vault", "back");
 }

@@ -2,17 +2,13 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use cryptoki_sys::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Ck;
 use super::appliance::{App, Appliance, Life, Login};
-use super::attrs::Attrs;
-use super::lc::Md;
-use super::object::Object;
+use super::cluster::user_key;
 use super::record;
 use super::session::check_new_password;
 use super::users::{MAX_USERS, Permission, Role, User};
@@ -51,6 +47,20 @@ pub(crate) enum Command {
     KeyList,
     /// `key share`, `key unshare`.
     KeyShare { handle: u64, username: String, share: bool },
+    /// `cluster add`: the HSM at an address, restored from a backup of this cluster.
+    ClusterAdd { member: String },
+    /// `cluster remove`: a serial number or an address.
+    ClusterRemove { member: String },
+    /// `user replicate`.
+    UserReplicate { username: String },
+    /// `key replicate`.
+    KeyReplicate { handle: u64 },
+    /// `key export`: a file under a password.
+    KeyExport { handle: u64, password: Zeroized },
+    /// `key import` of such a file.
+    KeyImport { file: String, password: Zeroized, label: Option<String> },
+    /// `key rotate`.
+    KeyRotate { handle: u64 },
     /// Digests of the token objects, to compare members.
     SyncStatus,
     /// A token object, sealed for members of the same cluster.
@@ -91,6 +101,11 @@ impl From<CK_RV> for Refusal {
             CKR_OBJECT_HANDLE_INVALID | CKR_KEY_HANDLE_INVALID => "no such key, or it is not yours to see",
             CKR_ACTION_PROHIBITED => "only the key's owner may do this",
             CKR_DEVICE_MEMORY => "the HSM is full",
+            CKR_DEVICE_REMOVED => "this HSM was removed from its cluster; ask another member",
+            CKR_TOKEN_WRITE_PROTECTED => {
+                "the key does not meet the availability requirements: it must be on at least 2 HSMs before it is used, and \
+                 no other member answers (hsm serve --disable-key-availability-check)"
+            }
             CKR_DEVICE_ERROR => "the HSM's disk failed; see its log",
             other => return Self(format!("refused with {other:#x}")),
         };
@@ -98,7 +113,7 @@ impl From<CK_RV> for Refusal {
     }
 }
 
-fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal(why.into()))
 }
 
@@ -136,7 +151,9 @@ impl Appliance {
             Command::UserCreate { username, role, password } => {
                 Self::need(app, Permission::ManageUsers)?;
                 let result = self.user_create(&username, role, password.0.as_bytes());
-                self.logged(app, "CN_CREATE_USER", self.known(&username.to_lowercase()), result)
+                let name = username.to_lowercase();
+                let result = self.logged(app, "CN_CREATE_USER", self.known(&name), result);
+                result.map(|done| self.covered(done, &[user_key(&name)]))
             }
             Command::UserDelete { username, role } => {
                 Self::need(app, Permission::ManageUsers)?;
@@ -144,30 +161,28 @@ impl Appliance {
                 // Before it is gone.
                 let known = self.known(&name);
                 let result = self.user_delete(&username, role);
-                self.logged(app, "CN_DELETE_USER", known, result)
+                let result = self.logged(app, "CN_DELETE_USER", known, result);
+                result.map(|done| self.covered(done, &[user_key(&name)]))
             }
             Command::UserChangePassword { username, role, old, password } => {
                 let result = self.user_password(app, &username, role, old.as_ref(), password.0.as_bytes());
-                self.logged(app, "CN_CHANGE_PSWD", self.known(&username.to_lowercase()), result)
-            }
-            Command::KeyList => self.key_list(app),
-            Command::KeyShare { handle, username, share } => {
-                let result = self.key_share(app, handle, &username, share);
-                let opcode = if share { "CN_SHARE_OBJECT" } else { "CN_UNSHARE_OBJECT" };
                 let name = username.to_lowercase();
-                self.logged(app, opcode, &format!("{handle:#x} {}", self.known(&name)), result)
+                let result = self.logged(app, "CN_CHANGE_PSWD", self.known(&name), result);
+                result.map(|done| self.covered(done, &[user_key(&name)]))
             }
-            Command::SyncStatus => {
-                Self::need(app, Permission::SyncStatus)?;
-                Ok(self.digests())
+            Command::ClusterAdd { member } => {
+                Self::need(app, Permission::ManageUsers)?;
+                let result = self.cluster_add(&member);
+                self.logged(app, "CN_ADD_MEMBER", &member, result)
             }
-            Command::ExtractMasked { handle } => {
-                let result = self.extract_masked(app, handle);
-                self.logged(app, "CN_EXTRACT_MASKED_OBJECT_USER", &format!("{handle:#x}"), result)
+            Command::ClusterRemove { member } => {
+                Self::need(app, Permission::ManageUsers)?;
+                let result = self.cluster_remove(&member);
+                self.logged(app, "CN_REMOVE_MEMBER", &member, result)
             }
-            Command::InsertMasked { masked } => {
-                let result = self.insert_masked(app, &masked);
-                self.logged(app, "CN_INSERT_MASKED_OBJECT_USER", "", result)
+            Command::UserReplicate { username } => {
+                Self::need(app, Permission::ManageUsers)?;
+                self.replicate(user_key(&username.to_lowercase()))
             }
             Command::Backup { password } => {
                 Self::need(app, Permission::ManageUsers)?;
@@ -178,10 +193,11 @@ impl Appliance {
                 Self::need(app, Permission::SyncStatus)?;
                 self.audit_verify()
             }
+            other => self.key_command(app, other),
         }
     }
 
-    fn logged(
+    pub(super) fn logged(
         &self,
         app: &App,
         opcode: &str,
@@ -190,40 +206,6 @@ impl Appliance {
     ) -> Result<Value, Refusal> {
         self.log(app, 0, opcode, object, &result.as_ref().map(|_| ()).map_err(|_| CKR_FUNCTION_REJECTED));
         result
-    }
-
-    fn info(&self) -> Value {
-        let state = self.state.read();
-        json!({
-            "hsms": [{
-                "vendor": "EnvelopeFS",
-                "model": "envelopefs-hsm",
-                "serial-number": state.meta.serial,
-                "firmware-version-major": env!("CARGO_PKG_VERSION_MAJOR"),
-                "firmware-version-minor": env!("CARGO_PKG_VERSION_MINOR"),
-                "state": state.meta.life,
-                "cluster": state.meta.cluster,
-                "label": state.meta.label,
-                "fips-state": "0 [not certified]",
-            }]
-        })
-    }
-
-    fn health(&self) -> Value {
-        let state = self.state.read();
-        let locked: Vec<_> = state.users.values().filter(|u| u.is_locked()).map(|u| &u.name).collect();
-        let sessions: usize = self.apps.lock().values().map(|a| a.sessions.lock().len()).sum();
-        json!({
-            "state": state.meta.life,
-            "token-keys": state.token_objects,
-            "session-keys": state.objects.len() - state.token_objects,
-            "users": state.users.len(),
-            "locked-users": locked,
-            "applications": self.apps.lock().len(),
-            "sessions": sessions,
-            "audit-lines": self.audit.lock().head.lines,
-            "starts": state.meta.reboot,
-        })
     }
 
     fn activate(&self, password: &[u8]) -> Result<Value, Refusal> {
@@ -238,6 +220,9 @@ impl Appliance {
         self.change_user("app_user", |old, _| Ok((Some(old.unwrap_or(unit)), ())))?;
         self.change_meta(|meta| {
             meta.life = Life::Active;
+            if meta.cluster.is_empty() {
+                meta.cluster = format!("cluster-{}", super::root::hex(&crate::crypto::random::array::<6>()));
+            }
             if meta.label.is_empty() {
                 meta.label = "hsm1".into();
             }
@@ -253,6 +238,7 @@ impl Appliance {
         password: &Zeroized,
     ) -> Result<Value, Refusal> {
         let name = username.to_lowercase();
+        self.in_service()?;
         let result = self
             .check_password(&name, password.0.as_bytes())
             .and_then(|found| if found == role { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) });
@@ -278,7 +264,7 @@ impl Appliance {
                     "locked": u.is_locked().to_string(),
                     "mfa": [],
                     "quorum": if u.approval_key.is_some() { json!([{ "strategy": "token-sign", "status": "enabled" }]) } else { json!([]) },
-                    "cluster-coverage": "full",
+                    "cluster-coverage": self.coverage(&[user_key(&u.name)]),
                 })
             })
             .collect();
@@ -351,87 +337,13 @@ impl Appliance {
         let found = self.change_user(&name, |user, _| match user {
             Some(mut user) if user.role == role => {
                 user.verifier = fresh.verifier;
-                user.failures = 0;
+                user.forgive();
                 user.version += 1;
                 Ok((Some(user), true))
             }
             other => Ok((other, false)),
         })?;
         if found { Ok(done) } else { refuse(format!("there is no {} named {name}", role.name())) }
-    }
-
-    fn key_list(&self, app: &App) -> Result<Value, Refusal> {
-        Self::need(app, Permission::KeyManagement)?;
-        let handles = {
-            let state = self.state.read();
-            let mut all: Vec<_> =
-                state.objects.values().filter(|o| o.is_token() && o.attrs.is_key()).cloned().collect();
-            all.sort_by_key(|o| o.handle);
-            all
-        };
-        let mine: Vec<_> =
-            handles.iter().filter(|o| self.object(app, o.handle).is_ok()).map(|o| describe(o)).collect();
-        Ok(json!({ "total_key_count": mine.len(), "returned_key_count": mine.len(), "matched_keys": mine }))
-    }
-
-    fn key_share(&self, app: &App, handle: u64, username: &str, share: bool) -> Result<Value, Refusal> {
-        let object = self.object(app, handle)?;
-        Self::need_owner(app, &object)?;
-        let name = username.to_lowercase();
-        if !self.state.read().users.get(&name).is_some_and(|u| u.role == Role::CryptoUser) {
-            return refuse(format!("there is no crypto-user named {name}"));
-        }
-        if !object.is_token() || name == object.owner {
-            return refuse("only token keys are shared, and with others than their owner");
-        }
-        let mut shared = object.shared.clone();
-        let changed = if share { shared.insert(name) } else { shared.remove(&name) };
-        if changed {
-            let new =
-                Object::with(handle, object.owner.clone(), shared, None, object.quorum, object.attrs.clone());
-            self.insert(vec![Arc::new(new)])?;
-        }
-        Ok(json!({ "message": if share { "Key shared successfully" } else { "Key unshared successfully" } }))
-    }
-
-    fn digests(&self) -> Value {
-        let state = self.state.read();
-        let digest = |o: &Object| super::root::hex(&Md::Sha256.digest(&record::encode(o)));
-        let all: std::collections::BTreeMap<String, String> = state
-            .objects
-            .values()
-            .filter(|o| o.is_token())
-            .map(|o| (format!("{:#x}", o.handle), digest(o)))
-            .collect();
-        json!({ "keys": all })
-    }
-
-    fn extract_masked(&self, app: &App, handle: u64) -> Result<Value, Refusal> {
-        Self::need(app, Permission::MaskedObjects)?;
-        let object = self.state.read().objects.get(&handle).cloned().filter(|o| o.is_token());
-        let object = object.ok_or(CKR_OBJECT_HANDLE_INVALID)?;
-        // A crypto user clones his own keys; officers and the appliance user synchronise all.
-        if app.role() == Some(Role::CryptoUser) {
-            self.object(app, handle)?;
-        }
-        let sealed = self.mask()?.seal(super::backup::MASKED_AD, &record::encode(&object));
-        Ok(json!({ "masked": BASE64.encode(sealed) }))
-    }
-
-    fn insert_masked(&self, app: &App, masked: &str) -> Result<Value, Refusal> {
-        Self::need(app, Permission::MaskedObjects)?;
-        let other = || Refusal("not a masked object of this cluster, or it was changed".into());
-        let sealed = BASE64.decode(masked).map_err(|_| other())?;
-        let plain = self.mask()?.open(super::backup::MASKED_AD, &sealed).map_err(|_| other())?;
-        let object = record::decode_object(&plain).ok_or_else(other)?;
-        let handle = object.handle;
-        // What a user brings in himself is one of his own.
-        if app.role() == Some(Role::CryptoUser) && app.crypto_user(Permission::KeyManagement)? != object.owner
-        {
-            return Err(CKR_ACTION_PROHIBITED.into());
-        }
-        self.insert(vec![Arc::new(object)])?;
-        Ok(json!({ "key-reference": format!("{handle:#x}") }))
     }
 
     fn audit_verify(&self) -> Result<Value, Refusal> {
@@ -442,58 +354,4 @@ impl Appliance {
             Some(fault) => refuse(format!("{}: {fault}", super::audit::AUDIT_FILE)),
         }
     }
-}
-
-/// A key as `key list --verbose` shows it.
-fn describe(object: &Object) -> Value {
-    let attrs: &Attrs = &object.attrs;
-    let text = |name| String::from_utf8_lossy(attrs.bytes(name).unwrap_or_default()).into_owned();
-    let class = match attrs.class() {
-        CKO_SECRET_KEY => "secret-key",
-        CKO_PRIVATE_KEY => "private-key",
-        _ => "public-key",
-    };
-    let key_type = match attrs.key_type() {
-        Some(CKK_AES) => "aes",
-        Some(CKK_RSA) => "rsa",
-        Some(CKK_EC) => "ec",
-        Some(CKK_DES3 | CKK_DES2) => "des3",
-        _ => "generic-secret",
-    };
-    let hex = |name| format!("0x{}", super::root::hex(attrs.bytes(name).unwrap_or_default()));
-    json!({
-        "key-reference": format!("{:#x}", object.handle),
-        "key-info": {
-            "key-owners": [{ "username": object.owner, "key-coverage": "full" }],
-            "shared-users": object.shared.iter().map(|u| json!({ "username": u, "key-coverage": "full" })).collect::<Vec<_>>(),
-            "key-quorum-values": { "manage-key-quorum-value": object.quorum.management, "use-key-quorum-value": object.quorum.usage },
-            "cluster-coverage": "full",
-        },
-        "attributes": {
-            "key-type": key_type,
-            "label": text(CKA_LABEL),
-            "id": hex(CKA_ID),
-            "check-value": hex(CKA_CHECK_VALUE),
-            "class": class,
-            "encrypt": attrs.flag(CKA_ENCRYPT),
-            "decrypt": attrs.flag(CKA_DECRYPT),
-            "token": attrs.flag(CKA_TOKEN),
-            "always-sensitive": attrs.flag(CKA_ALWAYS_SENSITIVE),
-            "derive": attrs.flag(CKA_DERIVE),
-            "destroyable": attrs.flag(CKA_DESTROYABLE),
-            "extractable": attrs.flag(CKA_EXTRACTABLE),
-            "local": attrs.flag(CKA_LOCAL),
-            "modifiable": attrs.flag(CKA_MODIFIABLE),
-            "never-extractable": attrs.flag(CKA_NEVER_EXTRACTABLE),
-            "private": attrs.flag(CKA_PRIVATE),
-            "sensitive": attrs.flag(CKA_SENSITIVE),
-            "sign": attrs.flag(CKA_SIGN),
-            "trusted": attrs.flag(CKA_TRUSTED),
-            "unwrap": attrs.flag(CKA_UNWRAP),
-            "verify": attrs.flag(CKA_VERIFY),
-            "wrap": attrs.flag(CKA_WRAP),
-            "wrap-with-trusted": attrs.flag(CKA_WRAP_WITH_TRUSTED),
-            "key-length-bytes": attrs.number(CKA_VALUE_LEN),
-        }
-    })
 }

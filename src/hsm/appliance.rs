@@ -16,12 +16,13 @@ use zeroize::Zeroize as _;
 use super::Ck;
 use super::audit::{Audit, Entry, Head};
 use super::budget::{self, Budget};
+use super::cluster::{Clock, Key, Member, Peers, Policy, Stamp, Talk};
 use super::engine::Running;
 use super::error::HsmError;
 use super::object::Object;
 use super::record;
 use super::root::{self, Cost, Keys, Protection, hex};
-use super::store::{Change, Store, Table};
+use super::store::Store;
 use super::users::{Permission, Role, User};
 use super::wire::Op;
 use crate::crypto::random;
@@ -48,6 +49,12 @@ pub struct Config {
     pub default_admin: String,
     /// Price of a password guess.
     pub login_cost: Cost,
+    /// The most members that its cluster may have.
+    pub max_members: usize,
+    /// Lets a new key be used although it is on one member of the cluster only.
+    pub disable_key_availability_check: bool,
+    /// How often it compares itself with the other members.
+    pub sync_every: std::time::Duration,
 }
 
 impl Default for Config {
@@ -58,6 +65,9 @@ impl Default for Config {
             default_user: "user".into(),
             default_admin: "admin".into(),
             login_cost: Cost::LOGIN,
+            max_members: super::cluster::DEFAULT_MEMBERS,
+            disable_key_availability_check: false,
+            sync_every: std::time::Duration::from_secs(3),
         }
     }
 }
@@ -92,6 +102,46 @@ pub(super) struct Meta {
     pub(super) certificate: String,
     pub(super) ca: String,
     pub(super) audit: Head,
+    /// When label, quorum and members were last changed.
+    #[serde(default)]
+    pub(super) policy: Stamp,
+    #[serde(default)]
+    pub(super) members: Vec<Member>,
+    /// It was a member once: where it is none now, it was removed.
+    #[serde(default)]
+    pub(super) joined: bool,
+    /// Deletions of before then are forgotten.
+    #[serde(default)]
+    pub(super) horizon: u64,
+    /// Deletions of until then are known here.
+    #[serde(default)]
+    pub(super) seen: u64,
+}
+
+impl Meta {
+    /// What the members of the cluster agree on.
+    pub(super) fn policy(&self) -> Policy {
+        Policy {
+            stamp: self.policy.clone(),
+            members: self.members.clone(),
+            label: self.label.clone(),
+            quorum: self.quorum.clone(),
+        }
+    }
+
+    /// Takes another member's over.
+    pub(super) fn adopt(&mut self, policy: &Policy) {
+        self.policy = policy.stamp.clone();
+        self.members.clone_from(&policy.members);
+        self.label.clone_from(&policy.label);
+        self.quorum.clone_from(&policy.quorum);
+        self.joined |= policy.has(&self.serial);
+    }
+
+    /// Whether it was taken out of its cluster.
+    pub(super) fn is_removed(&self) -> bool {
+        self.joined && !self.members.is_empty() && !self.policy().has(&self.serial)
+    }
 }
 
 impl Drop for Meta {
@@ -107,6 +157,8 @@ pub(super) struct State {
     pub(super) users: BTreeMap<String, User>,
     pub(super) objects: HashMap<u64, Arc<Object>>,
     pub(super) token_objects: usize,
+    /// Deleted records, and when that was.
+    pub(super) gone: BTreeMap<Key, Stamp>,
 }
 
 /// One HSM.
@@ -121,6 +173,8 @@ pub struct Appliance {
     pub(super) guessing: Mutex<()>,
     pub(super) audit: Mutex<Audit>,
     pub(super) apps: Mutex<HashMap<u64, Arc<App>>>,
+    pub(super) clock: Clock,
+    pub(super) peers: Peers,
     /// What all applications take of memory.
     budget: Arc<Budget>,
     next: AtomicU64,
@@ -140,6 +194,9 @@ pub(super) struct App {
     pub(super) login: RwLock<Option<Login>>,
     pub(super) sessions: Mutex<HashMap<u64, Arc<Session>>>,
     pub(super) connections: AtomicUsize,
+    /// A conversation as another member of the cluster, and whether that has proved to be one.
+    pub(super) unit: Mutex<Option<Talk>>,
+    pub(super) is_unit: AtomicBool,
     /// What its session objects and unfinished messages take of memory.
     pub(super) budget: Arc<Budget>,
     /// Lives on without connections until then: a command line's login.
@@ -185,7 +242,7 @@ impl Appliance {
             serial: hex(&random::array::<8>()),
             label: String::new(),
             life: Life::Uninitialized,
-            cluster: String::new(),
+            cluster: format!("cluster-{}", hex(&random::array::<6>())),
             reboot: 0,
             mask_key: hex(crate::crypto::Secret::<32>::random().expose()),
             quorum: BTreeMap::new(),
@@ -193,6 +250,11 @@ impl Appliance {
             certificate: String::new(),
             ca: String::new(),
             audit: Head::default(),
+            policy: Stamp::default(),
+            members: Vec::new(),
+            joined: false,
+            horizon: 0,
+            seen: 0,
         };
         store.write(&[record::meta(&meta).change()])
     }
@@ -215,19 +277,27 @@ impl Appliance {
         let users = record::read_users(&store, dir)?;
         let objects = record::read_objects(&store, dir)?;
         let token_objects = objects.len();
+        let gone = record::read_gone(&store, dir)?;
+        let clock = Clock::default();
+        let stamps = users.values().map(|u| &u.stamp).chain(objects.values().map(|o| &o.stamp));
+        stamps.chain(gone.values()).chain([&meta.policy]).for_each(|stamp| clock.heard(stamp.time));
+        clock.heard(meta.horizon.max(meta.seen));
         let appliance = Arc::new(Self {
             dir: dir.to_owned(),
             config,
             store,
-            state: RwLock::new(State { meta, users, objects, token_objects }),
+            state: RwLock::new(State { meta, users, objects, token_objects, gone }),
             writing: Mutex::new(()),
             guessing: Mutex::new(()),
             audit: Mutex::new(audit),
             apps: Mutex::new(HashMap::new()),
+            clock,
+            peers: Peers::default(),
             budget: Budget::new(budget::ALL, None),
             // From a random point on, so that a handle of before a restart is not another one now.
             next: AtomicU64::new(u64::from(u32::from_le_bytes(random::array())) << 16 | 1),
         });
+        appliance.peers.belong_to(&appliance);
         let weak = Arc::downgrade(&appliance);
         let spawned = std::thread::Builder::new().name("hsm-settle".into()).spawn(move || {
             loop {
@@ -284,90 +354,6 @@ impl Appliance {
         if self.state.read().users.contains_key(name) { name } else { "(no such user)" }
     }
 
-    /// Makes changes durable. Called with `writing` held; the caller then changes the memory.
-    pub(super) fn commit(&self, changes: &[Change<'_>]) -> Ck<()> {
-        self.store.write(changes).map_err(|e| {
-            log::error!("{e}");
-            CKR_DEVICE_ERROR
-        })
-    }
-
-    /// Changes what the appliance is.
-    pub(super) fn change_meta(&self, change: impl FnOnce(&mut Meta)) -> Ck<()> {
-        let _one = self.writing.lock();
-        let mut meta = self.state.read().meta.clone();
-        change(&mut meta);
-        self.commit(&[record::meta(&meta).change()])?;
-        self.state.write().meta = meta;
-        Ok(())
-    }
-
-    /// Changes one user, or (`None`) removes it.
-    pub(super) fn change_user<T>(
-        &self,
-        name: &str,
-        change: impl FnOnce(Option<User>, usize) -> Ck<(Option<User>, T)>,
-    ) -> Ck<T> {
-        let _one = self.writing.lock();
-        let (old, count) = {
-            let state = self.state.read();
-            (state.users.get(name).cloned(), state.users.len())
-        };
-        let (new, result) = change(old, count)?;
-        let sealed = new.as_ref().map(record::user);
-        self.commit(&[(Table::Users, name.as_bytes().to_vec(), sealed.as_ref().map(|v| v.as_slice()))])?;
-        let mut state = self.state.write();
-        match new {
-            Some(user) => drop(state.users.insert(name.to_owned(), user)),
-            None => drop(state.users.remove(name)),
-        }
-        Ok(result)
-    }
-
-    /// Puts objects in their places, token objects durably: all or none.
-    pub(super) fn insert(&self, objects: Vec<Arc<Object>>) -> Ck<()> {
-        if objects.iter().all(|o| !o.is_token()) {
-            let mut state = self.state.write();
-            if state.objects.len() - state.token_objects + objects.len() > MAX_SESSION_OBJECTS {
-                return Err(CKR_DEVICE_MEMORY);
-            }
-            state.objects.extend(objects.into_iter().map(|o| (o.handle, o)));
-            return Ok(());
-        }
-        let _one = self.writing.lock();
-        let fresh = {
-            let state = self.state.read();
-            let is_new = |o: &&Arc<Object>| {
-                o.is_token() && !state.objects.get(&o.handle).is_some_and(|old| old.is_token())
-            };
-            let fresh = objects.iter().filter(is_new).count();
-            if fresh > 0 && state.token_objects + fresh > MAX_TOKEN_OBJECTS {
-                return Err(CKR_DEVICE_MEMORY);
-            }
-            fresh
-        };
-        let records: Vec<_> = objects.iter().filter(|o| o.is_token()).map(|o| record::object(o)).collect();
-        self.commit(&records.iter().map(record::Record::change).collect::<Vec<_>>())?;
-        let mut state = self.state.write();
-        state.token_objects += fresh;
-        state.objects.extend(objects.into_iter().map(|o| (o.handle, o)));
-        Ok(())
-    }
-
-    pub(super) fn remove(&self, object: &Object) -> Ck<()> {
-        if !object.is_token() {
-            self.state.write().objects.remove(&object.handle);
-            return Ok(());
-        }
-        let _one = self.writing.lock();
-        self.commit(&[(Table::Objects, object.handle.to_be_bytes().to_vec(), None)])?;
-        let mut state = self.state.write();
-        if state.objects.remove(&object.handle).is_some() {
-            state.token_objects -= 1;
-        }
-        Ok(())
-    }
-
     /// Begins an application, or joins the one that the token names.
     pub(super) fn hello(&self, token: &[u8]) -> Ck<Arc<App>> {
         let mut apps = self.apps.lock();
@@ -378,6 +364,8 @@ impl Appliance {
                 login: RwLock::new(None),
                 sessions: Mutex::new(HashMap::new()),
                 connections: AtomicUsize::new(1),
+                unit: Mutex::new(None),
+                is_unit: AtomicBool::new(false),
                 budget: Budget::new(budget::APPLICATION, Some(self.budget.clone())),
                 kept_until: Mutex::new(None),
             });

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::admin::Refusal;
 use super::appliance::{Appliance, Life, Meta};
+use super::cluster::Stamp;
 use super::error::HsmError;
 use super::record;
 use super::root::{self, Cost, Protection, hex, unhex};
@@ -36,6 +37,9 @@ const HEADER: usize = 8 + 4 + 4 + 16;
 struct Content {
     meta: Meta,
     users: Vec<User>,
+    /// What was deleted, in hexadecimal, and when.
+    #[serde(default)]
+    gone: Vec<(String, Stamp)>,
 }
 
 fn key(header: &[u8; HEADER], password: &[u8]) -> Option<SealKey> {
@@ -68,8 +72,11 @@ impl Appliance {
             // One moment: no change comes between users and keys.
             let _one = self.writing.lock();
             let state = self.state.read();
-            let content =
-                Content { meta: state.meta.clone(), users: state.users.values().cloned().collect() };
+            let mut meta = state.meta.clone();
+            // Deletions of until now are in it: a member that is made of it misses only later ones.
+            meta.seen = self.clock.last();
+            let gone = state.gone.iter().map(|(key, stamp)| (hex(key), stamp.clone())).collect();
+            let content = Content { meta, users: state.users.values().cloned().collect(), gone };
             let objects: Vec<Bytes> =
                 state.objects.values().filter(|o| o.is_token()).map(|o| record::encode(o)).collect();
             encode(&(record::json(&content), objects))
@@ -137,6 +144,9 @@ impl Appliance {
         content.meta.audit = super::audit::Head::default();
         content.meta.certificate.clear();
         content.meta.tls_key.clear();
+        // It is a member when a member adds it.
+        content.meta.members.clear();
+        content.meta.joined = false;
         if content.meta.life != Life::Active {
             return Err(HsmError::Refused(format!("{}: of an HSM that was never activated", file.display())));
         }
@@ -149,12 +159,17 @@ impl Appliance {
             let object = record::decode_object(bytes).ok_or_else(broken)?;
             handles.push(object.handle.to_be_bytes().to_vec());
         }
+        let mut gone = Vec::with_capacity(content.gone.len());
+        for (key, stamp) in &content.gone {
+            gone.push((unhex(key).ok_or_else(broken)?, encode(stamp)));
+        }
         let meta = record::meta(&content.meta);
         let mut changes = vec![meta.change()];
         changes.extend(users.iter().map(|(name, user)| (Table::Users, name.clone(), Some(user.as_slice()))));
         changes.extend(
             handles.iter().zip(&objects).map(|(h, o)| (Table::Objects, h.clone(), Some(o.as_slice()))),
         );
+        changes.extend(gone.iter().map(|(key, at)| (Table::Gone, key.clone(), Some(at.as_slice()))));
         store.write(&changes)
     }
 }

@@ -35,6 +35,8 @@ impl Appliance {
             Request::GetAttrs { s, object, types } => answer(self.show(app, s, object, &types), out),
             Request::Random { len } => answer(random_bytes(len), out),
             Request::Admin { json } => answer(self.admin(app, &json), out),
+            Request::Greet { nonce } => answer(self.greet(app, &nonce), out),
+            Request::Unit { message } => answer(self.unit(app, &message), out),
             Request::Hello { .. } => answer::<()>(Err(CKR_ARGUMENTS_BAD), out),
             Request::TokenInfo {} => answer(Ok(self.facts()), out),
             Request::OpenSession { rw } => answer(self.open_session(app, rw), out),

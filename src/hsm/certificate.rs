@@ -49,6 +49,14 @@ impl Appliance {
                 "get the certificate signing request first: envelopefs hsm cluster csr".into(),
             ));
         }
+        let anchor = self.state.read().meta.ca.clone();
+        if !anchor.is_empty() && anchor.trim() != ca.trim() {
+            return Err(Refusal(
+                "the cluster that this HSM was restored from has another trust anchor: all members have certificates by \
+                 one CA"
+                    .into(),
+            ));
+        }
         let pair = KeyPair::from_pem(&key).map_err(|e| Refusal(e.to_string()))?;
         check(signed, ca, &pair)?;
         self.change_meta(|meta| {

@@ -7,6 +7,7 @@ use cryptoki_sys::*;
 use super::Ck;
 use super::appliance::{App, Appliance, Session};
 use super::attrs::Attrs;
+use super::cluster::object_key;
 use super::material;
 use super::mechs;
 use super::object::{By, Object, Origin, change, complete};
@@ -75,16 +76,23 @@ impl Appliance {
         Ok(object)
     }
 
+    /// New objects. Token objects go to the other members too: one of them at least must have them before they are used.
     fn put(&self, objects: Vec<Object>) -> Ck<Vec<u64>> {
-        let handles = objects.iter().map(|o| o.handle).collect();
-        self.insert(objects.into_iter().map(Arc::new).collect())?;
+        let handles: Vec<u64> = objects.iter().map(|o| o.handle).collect();
+        let kept: Vec<_> = objects.iter().filter(|o| o.is_token()).map(|o| object_key(o.handle)).collect();
+        self.insert(objects)?;
+        if !kept.is_empty() && !self.available(&kept) {
+            for handle in &handles {
+                let object = self.state.read().objects.get(handle).cloned();
+                object.map_or(Ok(()), |o| self.remove(&o))?;
+            }
+            return Err(CKR_TOKEN_WRITE_PROTECTED);
+        }
         Ok(handles)
     }
 
     pub(super) fn put_one(&self, object: Object) -> Ck<u64> {
-        let handle = object.handle;
-        self.insert(vec![Arc::new(object)])?;
-        Ok(handle)
+        self.put(vec![object])?.first().copied().ok_or(CKR_GENERAL_ERROR)
     }
 
     pub(super) fn create_object(&self, app: &App, s: u64, attrs: Template) -> Ck<u64> {
@@ -197,6 +205,9 @@ impl Appliance {
             return Err(CKR_ACTION_PROHIBITED);
         }
         self.remove(&object)?;
+        if object.is_token() {
+            self.spread(&[object_key(handle)]);
+        }
         Ok(object.is_token())
     }
 
@@ -252,7 +263,12 @@ impl Appliance {
         } else if !new.is_token() {
             new.reserved = Some(app.budget.take(new.attrs.weight())?);
         }
-        self.insert(vec![Arc::new(new)])
+        let kept = new.is_token();
+        self.insert(vec![new])?;
+        if kept {
+            self.spread(&[object_key(handle)]);
+        }
+        Ok(())
     }
 
     pub(super) fn find(&self, app: &App, s: u64, template: &Template) -> Ck<Vec<u64>> {

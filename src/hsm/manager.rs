@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use cryptoki_sys::*;
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -94,6 +96,27 @@ impl Manager {
         Ok(Self { link: Link::new(address, tls)? })
     }
 
+    /// A client of the first of several members that answers; of the one where the login in `file` is, if it is among them.
+    ///
+    /// # Errors
+    /// TCP without certificates; what the last member said where none answers.
+    pub fn of_several(members: Vec<Address>, tls: Option<&ClientTls>, file: &Path) -> Result<Self, HsmError> {
+        let kept = super::root::read_private(file).ok().and_then(|b| serde_json::from_slice::<Kept>(&b).ok());
+        let is_kept = |a: &Address| kept.as_ref().is_some_and(|k| k.address == a.to_string());
+        let (mut all, others): (Vec<_>, Vec<_>) = members.into_iter().partition(is_kept);
+        all.extend(others);
+        let mut last = HsmError::Refused("no HSM is named".into());
+        let several = all.len() > 1;
+        for address in all {
+            let manager = Self::new(address, tls)?.resumed(file);
+            match several.then(|| manager.hsm_info()) {
+                None | Some(Ok(_)) => return Ok(manager),
+                Some(Err(e)) => last = e,
+            }
+        }
+        Err(last)
+    }
+
     /// Goes on with the login that [`Manager::keep`] wrote, where it is for the same appliance.
     #[must_use]
     pub fn resumed(self, file: &Path) -> Self {
@@ -175,6 +198,65 @@ impl Manager {
     /// As for [`Manager::login`].
     pub fn hsm_info(&self) -> Result<Value, HsmError> {
         self.admin(&Command::HsmInfo)
+    }
+
+    /// `key export`: the bytes of a file under a password.
+    ///
+    /// # Errors
+    /// As for [`Manager::login`].
+    pub fn key_export(&self, handle: u64, password: &str) -> Result<Vec<u8>, HsmError> {
+        let answer = self.admin(&Command::KeyExport { handle, password: Zeroized(password.to_owned()) })?;
+        let text = answer["exported"].as_str().unwrap_or_default();
+        BASE64.decode(text).map_err(|e| HsmError::Refused(format!("no answer: {e}")))
+    }
+
+    /// `key import` of such a file.
+    ///
+    /// # Errors
+    /// As for [`Manager::login`].
+    pub fn key_import(&self, file: &[u8], password: &str, label: Option<&str>) -> Result<Value, HsmError> {
+        let (file, label) = (BASE64.encode(file), label.map(str::to_owned));
+        self.admin(&Command::KeyImport { file, password: Zeroized(password.to_owned()), label })
+    }
+
+    /// `key rotate`: a new key in the old one's place.
+    ///
+    /// # Errors
+    /// As for [`Manager::login`].
+    pub fn key_rotate(&self, handle: u64) -> Result<Value, HsmError> {
+        self.admin(&Command::KeyRotate { handle })
+    }
+
+    /// `cluster add`: the HSM at an address becomes a member.
+    ///
+    /// # Errors
+    /// As for [`Manager::login`].
+    pub fn cluster_add(&self, member: &str) -> Result<Value, HsmError> {
+        self.admin(&Command::ClusterAdd { member: member.into() })
+    }
+
+    /// `cluster remove`: a member, by serial number or address.
+    ///
+    /// # Errors
+    /// As for [`Manager::login`].
+    pub fn cluster_remove(&self, member: &str) -> Result<Value, HsmError> {
+        self.admin(&Command::ClusterRemove { member: member.into() })
+    }
+
+    /// `user replicate`.
+    ///
+    /// # Errors
+    /// As for [`Manager::login`].
+    pub fn user_replicate(&self, username: &str) -> Result<Value, HsmError> {
+        self.admin(&Command::UserReplicate { username: username.into() })
+    }
+
+    /// `key replicate`.
+    ///
+    /// # Errors
+    /// As for [`Manager::login`].
+    pub fn key_replicate(&self, handle: u64) -> Result<Value, HsmError> {
+        self.admin(&Command::KeyReplicate { handle })
     }
 
     /// How the appliance is.

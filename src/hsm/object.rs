@@ -8,6 +8,7 @@ use cryptoki_sys::*;
 use super::Ck;
 use super::attrs::{Attrs, STATED, USES};
 use super::budget::Reserved;
+use super::cluster::Stamp;
 use super::material::{self, Key};
 use crate::crypto::random;
 
@@ -24,6 +25,9 @@ pub(super) struct Object {
     /// Approvals that a use and a change of the key need; 0 for none.
     pub(super) quorum: KeyQuorum,
     pub(super) attrs: Attrs,
+    /// When it was last changed; digest of that version, once somebody asked.
+    pub(super) stamp: Stamp,
+    pub(super) digest: OnceLock<[u8; 16]>,
     /// What a session object takes of its application's share.
     pub(super) reserved: Option<Reserved>,
     /// The key made ready, at its first use.
@@ -54,7 +58,18 @@ impl Object {
         quorum: KeyQuorum,
         attrs: Attrs,
     ) -> Self {
-        Self { handle, owner, shared, session, quorum, attrs, reserved: None, ready: OnceLock::new() }
+        Self {
+            handle,
+            owner,
+            shared,
+            session,
+            quorum,
+            attrs,
+            stamp: Stamp::default(),
+            digest: OnceLock::new(),
+            reserved: None,
+            ready: OnceLock::new(),
+        }
     }
 
     /// The same object with other attributes.

@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const GREETING: Duration = Duration::from_secs(30);
 /// Threads that work at the same time.
 const MAX_WORKERS: usize = 128;
+/// Threads beyond that for other members of the cluster: here a thread may wait for a member that waits for this one.
+const SPARE_WORKERS: usize = 32;
 /// How long a thread without work stays.
 const STAY: Duration = Duration::from_secs(2);
 /// How often deadlines are looked at.
@@ -230,9 +232,15 @@ impl Pool {
     fn dispatch(self: &Arc<Self>, connection: Connection) {
         let spawn = {
             let mut queue = self.queue.lock();
-            queue.ready.push_back(connection);
+            let mut most = MAX_WORKERS;
+            if connection.app.as_ref().is_some_and(|app| app.is_unit.load(Ordering::Relaxed)) {
+                queue.ready.push_front(connection);
+                most += SPARE_WORKERS;
+            } else {
+                queue.ready.push_back(connection);
+            }
             // A thread that was woken and has not come yet counts as idle, and what it was woken for is still here.
-            let spawn = queue.ready.len() > queue.idle && queue.workers < MAX_WORKERS;
+            let spawn = queue.ready.len() > queue.idle && queue.workers < most;
             queue.workers += usize::from(spawn);
             self.note(&queue);
             spawn
@@ -251,7 +259,7 @@ impl Pool {
     }
 
     fn note(&self, queue: &Queue) {
-        let pressed = queue.workers == MAX_WORKERS && queue.ready.len() > queue.idle;
+        let pressed = queue.workers >= MAX_WORKERS && queue.ready.len() > queue.idle;
         self.pressed.store(pressed, Ordering::Relaxed);
     }
 

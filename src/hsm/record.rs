@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::appliance::Meta;
 use super::attrs::Attrs;
+use super::cluster::Stamp;
 use super::error::HsmError;
 use super::object::{KeyQuorum, Object};
 use super::store::{Change, Store, Table};
@@ -70,9 +71,10 @@ pub(super) fn encode(object: &Object) -> Bytes {
     let shared: Vec<String> = object.shared.iter().cloned().collect();
     let attrs = object.attrs.encode();
     // Version, handle, two quorum values, and what has a length of its own.
-    let size = 4 + 8 + 2 * 4 + object.owner.size() + shared.size() + attrs.size();
+    let size = 4 + 8 + 2 * 4 + object.stamp.size() + object.owner.size() + shared.size() + attrs.size();
     let mut out = Zeroizing::new(Vec::with_capacity(size));
-    1u32.put(&mut out);
+    2u32.put(&mut out);
+    object.stamp.put(&mut out);
     object.handle.put(&mut out);
     object.owner.put(&mut out);
     shared.put(&mut out);
@@ -86,14 +88,19 @@ pub(super) fn encode(object: &Object) -> Bytes {
 /// From [`encode`].
 pub(super) fn decode_object(bytes: &[u8]) -> Option<Object> {
     let from = &mut &*bytes;
-    if u32::take(from)? != 1 {
-        return None;
-    }
+    let stamp = match u32::take(from)? {
+        // Of before there were clusters.
+        1 => Stamp::default(),
+        2 => Stamp::take(from)?,
+        _ => return None,
+    };
     let (handle, owner) = (u64::take(from)?, String::take(from)?);
     let shared: BTreeSet<String> = Vec::<String>::take(from)?.into_iter().collect();
     let quorum = KeyQuorum { usage: u32::take(from)?, management: u32::take(from)? };
     let attrs = Attrs::decode(&decode::<Bytes>(from)?)?;
-    Some(Object::with(handle, owner, shared, None, quorum, attrs))
+    let mut object = Object::with(handle, owner, shared, None, quorum, attrs);
+    object.stamp = stamp;
+    Some(object)
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(dir: &Path, bytes: &[u8]) -> Result<T, HsmError> {
@@ -118,4 +125,10 @@ pub(super) fn read_objects(store: &Store, dir: &Path) -> Result<HashMap<u64, Arc
     all.iter()
         .map(|(_, value)| decode_object(value).map(|o| (o.handle, Arc::new(o))).ok_or_else(bad))
         .collect()
+}
+
+pub(super) fn read_gone(store: &Store, dir: &Path) -> Result<BTreeMap<Vec<u8>, Stamp>, HsmError> {
+    let bad = || HsmError::damaged(dir, "a deletion does not decode");
+    let all = store.all(Table::Gone)?;
+    all.into_iter().map(|(key, value)| decode(&value).map(|stamp| (key, stamp)).ok_or_else(bad)).collect()
 }

@@ -94,14 +94,21 @@ impl Appliance {
             return Err(CKR_PIN_LOCKED);
         }
         let right = user.verifier.as_ref().is_some_and(|v| v.matches(password));
-        if right && user.failures == 0 {
+        if right && user.failures() == 0 {
             return Ok(user.role);
         }
+        let serial = self.state.read().meta.serial.clone();
         self.change_user(name, |user, _| {
             let mut user = user.ok_or(CKR_PIN_INCORRECT)?;
-            user.failures = if right { 0 } else { user.failures + 1 };
+            if right {
+                user.forgive();
+            } else {
+                user.count_wrong(&serial);
+            }
             Ok((Some(user), ()))
         })?;
+        // The other members count it before the guess is answered.
+        self.spread(&[super::cluster::user_key(name)]);
         if right { Ok(user.role) } else { Err(CKR_PIN_INCORRECT) }
     }
 
@@ -129,6 +136,7 @@ impl Appliance {
             Some(_) => return Err(CKR_USER_ANOTHER_ALREADY_LOGGED_IN),
             None => {}
         }
+        self.in_service()?;
         if wanted == Role::Admin && app.sessions.lock().values().any(|s| !s.rw) {
             return Err(CKR_SESSION_READ_ONLY_EXISTS);
         }
@@ -172,6 +180,10 @@ impl Appliance {
     }
 
     fn try_init_token(&self, name: &str, password: &[u8], label: &str) -> Ck<()> {
+        if self.state.read().meta.members.len() > 1 {
+            log::error!("a member of a cluster is not initialised anew: remove the other members first");
+            return Err(CKR_FUNCTION_REJECTED);
+        }
         if self.state.read().meta.life == Life::Active {
             if self.check_password(name, password)? != Role::Admin {
                 return Err(CKR_PIN_INCORRECT);
@@ -197,6 +209,12 @@ impl Appliance {
         }
         meta.label = label.into();
         meta.life = Life::Active;
+        // What was sealed for the old cluster is foreign to the new one.
+        meta.cluster = format!("cluster-{}", super::root::hex(&crate::crypto::random::array::<6>()));
+        meta.mask_key = super::root::hex(crate::crypto::Secret::<32>::random().expose());
+        meta.policy = self.stamp();
+        admin.stamp = self.stamp();
+        admin.born = admin.stamp.clone();
         meta.quorum.clear();
         let users: std::collections::BTreeMap<_, _> = officers
             .into_iter()
@@ -220,6 +238,7 @@ impl Appliance {
         state.meta = meta;
         state.users = users;
         state.objects.clear();
+        state.gone.clear();
         state.token_objects = 0;
         Ok(())
     }
@@ -245,13 +264,15 @@ impl Appliance {
             Some(user) if user.role != Role::CryptoUser => Err(CKR_PIN_INVALID),
             Some(mut user) => {
                 user.verifier = fresh.verifier;
-                user.failures = 0;
+                user.forgive();
                 user.version += 1;
                 Ok((Some(user), ()))
             }
             None if make && count < MAX_USERS => Ok((Some(fresh), ())),
             None => Err(CKR_DEVICE_MEMORY),
-        })
+        })?;
+        self.spread(&[super::cluster::user_key(name)]);
+        Ok(())
     }
 
     /// C_SetPIN: one's own password.
@@ -281,7 +302,14 @@ impl Appliance {
             user.verifier = fresh.verifier;
             user.version += 1;
             Ok((Some(user), ()))
-        })
+        })?;
+        self.spread(&[super::cluster::user_key(name)]);
+        Ok(())
+    }
+
+    /// A member that was taken out of its cluster logs nobody in: its users and keys may be out of date.
+    pub(super) fn in_service(&self) -> Ck<()> {
+        if self.state.read().meta.is_removed() { Err(CKR_DEVICE_REMOVED) } else { Ok(()) }
     }
 
     /// Refuses whoever has not this row of the permission table.

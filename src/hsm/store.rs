@@ -21,6 +21,12 @@ pub(super) enum Table {
     Meta,
     Users,
     Objects,
+    /// When what was deleted was deleted.
+    Gone,
+}
+
+impl Table {
+    const ALL: [Self; 4] = [Self::Meta, Self::Users, Self::Objects, Self::Gone];
 }
 
 impl Table {
@@ -29,6 +35,7 @@ impl Table {
             Self::Meta => "meta",
             Self::Users => "users",
             Self::Objects => "objects",
+            Self::Gone => "gone",
         }
     }
 
@@ -68,7 +75,7 @@ impl Store {
 
     fn try_tables(&self) -> Result<(), redb::Error> {
         let txn = self.db.begin_write()?;
-        for table in [Table::Meta, Table::Users, Table::Objects] {
+        for table in Table::ALL {
             txn.open_table(table.definition())?;
         }
         Ok(txn.commit()?)
@@ -120,7 +127,7 @@ impl Store {
     pub(super) fn clear(&self) -> Result<(), HsmError> {
         let clear = || -> Result<(), redb::Error> {
             let txn = self.db.begin_write()?;
-            for table in [Table::Users, Table::Objects] {
+            for table in [Table::Users, Table::Objects, Table::Gone] {
                 txn.delete_table(table.definition())?;
                 txn.open_table(table.definition())?;
             }

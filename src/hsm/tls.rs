@@ -55,6 +55,26 @@ pub(super) fn server(certificate: &[u8], key: &[u8], ca: &[u8]) -> Result<Arc<Se
     Ok(Arc::new(config))
 }
 
+/// An appliance as another one's client: it shows its own certificate.
+pub(super) fn member(certificate: &[u8], key: &[u8], ca: &[u8]) -> Result<Arc<ClientConfig>, HsmError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+    let chain = chain.map_err(bad("the HSM's certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(bad("the HSM's key"))?;
+    configured(roots(ca, "the customer's CA certificate")?, chain, key)
+}
+
+fn configured(
+    roots: RootCertStore,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ClientConfig>, HsmError> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .and_then(|b| b.with_root_certificates(roots).with_client_auth_cert(chain, key))
+        .map_err(|e| HsmError::Refused(format!("TLS: {e}")))?;
+    Ok(Arc::new(config))
+}
+
 /// The client's side.
 pub(super) fn client(files: &ClientTls) -> Result<Arc<ClientConfig>, HsmError> {
     let read = |path: &Path| std::fs::read(path).map_err(HsmError::io(path));
@@ -64,10 +84,5 @@ pub(super) fn client(files: &ClientTls) -> Result<Arc<ClientConfig>, HsmError> {
     let chain = chain.map_err(bad(&name(&files.cert)))?;
     let key = zeroize::Zeroizing::new(read(&files.key)?);
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(bad(&name(&files.key)))?;
-    let roots = roots(&read(&files.ca)?, &name(&files.ca))?;
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .and_then(|b| b.with_root_certificates(roots).with_client_auth_cert(chain, key))
-        .map_err(|e| HsmError::Refused(format!("TLS: {e}")))?;
-    Ok(Arc::new(config))
+    configured(roots(&read(&files.ca)?, &name(&files.ca))?, chain, key)
 }

@@ -1,12 +1,15 @@
 //! Users and roles, and what each role may do: CloudHSM's permission table.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::cluster::Stamp;
 use super::root::{Cost, hex, unhex};
 use crate::crypto::random;
 
 /// Wrong passwords that lock an account (CloudHSM: 5).
-pub(super) const MAX_FAILURES: u32 = 5;
+pub(super) const MAX_FAILURES: u64 = 5;
 /// Shortest password.
 pub(super) const MIN_PASSWORD: usize = 8;
 /// Longest password: CloudHSM has 32; longer ones do no harm.
@@ -103,13 +106,21 @@ pub(super) struct User {
     pub(super) role: Role,
     /// Argon2id of the password; `None` has none and cannot log in.
     pub(super) verifier: Option<Verifier>,
-    /// Wrong passwords since the last right one.
-    pub(super) failures: u32,
+    /// Wrong passwords ever, by the member that was asked, and how many of them a right one or an admin has forgiven.
+    #[serde(default)]
+    pub(super) wrong: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub(super) forgiven: BTreeMap<String, u64>,
     /// DER (PKCS#1) of the RSA-2048 key that signs approvals.
     pub(super) approval_key: Option<String>,
-    /// Counts the changes, so that members of a cluster can tell the newer record.
+    /// Counts the changes that are more than counting wrong passwords.
     #[serde(default)]
     pub(super) version: u64,
+    /// When that was last, and when the user was made.
+    #[serde(default)]
+    pub(super) stamp: Stamp,
+    #[serde(default)]
+    pub(super) born: Stamp,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -122,11 +133,36 @@ pub(super) struct Verifier {
 impl User {
     pub(super) fn new(name: &str, role: Role, password: Option<&[u8]>, cost: Cost) -> Self {
         let verifier = password.and_then(|p| Verifier::of(p, cost));
-        Self { name: name.to_lowercase(), role, verifier, failures: 0, approval_key: None, version: 1 }
+        Self {
+            name: name.to_lowercase(),
+            role,
+            verifier,
+            wrong: BTreeMap::new(),
+            forgiven: BTreeMap::new(),
+            approval_key: None,
+            version: 1,
+            stamp: Stamp::default(),
+            born: Stamp::default(),
+        }
+    }
+
+    /// Wrong passwords since the last right one, on all members together.
+    pub(super) fn failures(&self) -> u64 {
+        let forgiven = |serial| self.forgiven.get(serial).copied().unwrap_or(0);
+        self.wrong.iter().map(|(serial, count)| count.saturating_sub(forgiven(serial))).sum()
+    }
+
+    pub(super) fn count_wrong(&mut self, serial: &str) {
+        *self.wrong.entry(serial.to_owned()).or_default() += 1;
+    }
+
+    /// A right password, or a new one.
+    pub(super) fn forgive(&mut self) {
+        self.forgiven.clone_from(&self.wrong);
     }
 
     pub(super) fn is_locked(&self) -> bool {
-        self.failures >= MAX_FAILURES
+        self.failures() >= MAX_FAILURES
     }
 }
 

@@ -217,6 +217,8 @@ macro_rules! wire_enum {
     };
 }
 
+pub(crate) use wire_enum;
+
 /// Attributes as CK_ATTRIBUTE has them: type and value. CK_ULONG values are 8 bytes, little-endian.
 pub(crate) type Template = Vec<(u64, Bytes)>;
 
@@ -349,6 +351,9 @@ wire_enum! {
         29 = Cancel { s: u64, op: Op },
         /// A command of the management interface, as JSON.
         30 = Admin { json: Bytes },
+        /// Another member of the cluster begins a conversation, and goes on with it (`cluster::protocol`).
+        31 = Greet { nonce: Bytes },
+        32 = Unit { message: Bytes },
     }
 }
 

@@ -11,7 +11,7 @@ use crate::hsm::Role;
 pub(crate) struct HsmArgs {
     #[command(subcommand)]
     pub(super) command: HsmCommand,
-    /// The HSM: unix:PATH or tcp:HOST:PORT.
+    /// The HSM: unix:PATH or tcp:HOST:PORT; several members of a cluster with commas between.
     #[arg(long, value_name = "ADDRESS", env = "ENVELOPEFS_HSM", hide_env_values = true, global = true)]
     #[arg(help_heading = "HSM")]
     pub(super) hsm: Option<String>,
@@ -100,6 +100,15 @@ pub(super) struct ServeArgs {
     /// Make every IV of AES-GCM in the HSM, as CloudHSM does.
     #[arg(long)]
     pub(super) hsm_iv: bool,
+    /// Where the other members of the cluster reach this one [default: the first --listen].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) member_address: Option<String>,
+    /// The most HSMs that the cluster may have: 1 to 28.
+    #[arg(long, value_name = "COUNT", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=28))]
+    pub(super) max_members: u8,
+    /// Let a new key of a cluster be used although it is on this HSM only.
+    #[arg(long)]
+    pub(super) disable_key_availability_check: bool,
     /// Crypto user whose PIN is one without a colon.
     #[arg(long, value_name = "NAME", default_value = "user")]
     pub(super) default_user: String,
@@ -189,7 +198,19 @@ pub(super) enum ClusterCommand {
         #[command(flatten)]
         password: PasswordArgs,
     },
-    /// Shows the HSM.
+    /// Makes an HSM a member of the cluster: one that was restored from a backup of it, and serves.
+    Add {
+        /// The HSM: unix:PATH or tcp:HOST:PORT, as the other members reach it.
+        #[arg(long, value_name = "ADDRESS")]
+        member: String,
+    },
+    /// Takes a member out of the cluster.
+    Remove {
+        /// The member, by serial number or address.
+        #[arg(long, value_name = "SERIAL|ADDRESS")]
+        member: String,
+    },
+    /// Shows the HSMs of the cluster.
     HsmInfo,
 }
 
@@ -208,6 +229,12 @@ pub(super) enum UserCommand {
     Delete {
         #[command(flatten)]
         user: UserArgs,
+    },
+    /// Brings a user to all members of the cluster.
+    Replicate {
+        /// User name.
+        #[arg(long)]
+        username: String,
     },
     /// Sets a password; by an admin it also unlocks the account.
     ChangePassword {
@@ -287,6 +314,37 @@ pub(super) enum KeyCommand {
         /// The crypto user.
         #[arg(long)]
         username: String,
+    },
+    /// Writes an extractable key into a file under a password.
+    Export {
+        #[command(flatten)]
+        key: KeyArgs,
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        path: PathBuf,
+        #[command(flatten)]
+        password: PasswordArgs,
+    },
+    /// Takes in a key from such a file.
+    Import {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        path: PathBuf,
+        /// Another label than the file's.
+        #[arg(long)]
+        label: Option<String>,
+        #[command(flatten)]
+        password: PasswordArgs,
+    },
+    /// Makes a new secret key in the place of one: label, uses and shares go over to it, the old one stays.
+    Rotate {
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Brings a key to all members of the cluster.
+    Replicate {
+        #[command(flatten)]
+        key: KeyArgs,
     },
     /// Takes that back.
     Unshare {

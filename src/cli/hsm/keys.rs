@@ -43,6 +43,18 @@ pub(super) fn run(command: &KeyCommand, hsm: &Manager) -> Answer {
             json!({ "message": "Attribute set successfully" })
         }
         KeyCommand::Share { key, username } => hsm.key_share(find(hsm, &key.filter)?, username, true)?,
+        KeyCommand::Export { key, path, password } => {
+            let handle = find(hsm, &key.filter)?;
+            let file = hsm.key_export(handle, &password.chosen("Password of the file: ")?)?;
+            write(path, &file)?;
+            json!({ "path": path, "bytes": file.len() })
+        }
+        KeyCommand::Import { path, label, password } => {
+            let file = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+            hsm.key_import(&file, &password.get("Password of the file: ")?, label.as_deref())?
+        }
+        KeyCommand::Rotate { key } => hsm.key_rotate(find(hsm, &key.filter)?)?,
+        KeyCommand::Replicate { key } => hsm.key_replicate(find(hsm, &key.filter)?)?,
         KeyCommand::Unshare { key, username } => hsm.key_share(find(hsm, &key.filter)?, username, false)?,
         KeyCommand::Wrap { payload_filter, wrapping_filter, path } => {
             let wrapped = hsm.key_wrap(find(hsm, wrapping_filter)?, find(hsm, payload_filter)?)?;

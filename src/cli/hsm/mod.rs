@@ -38,7 +38,7 @@ pub(crate) fn run(args: &HsmArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Er
         }
         command => {
             let file = session_file().ok_or("neither XDG_RUNTIME_DIR nor HOME is set")?;
-            on_hsm(command, &args.manager()?.resumed(&file), &file)?
+            on_hsm(command, &args.manager(&file)?, &file)?
         }
     };
     show(args.json, &answer)
@@ -57,6 +57,8 @@ fn on_hsm(command: &HsmCommand, hsm: &Manager, file: &Path) -> Answer {
             ClusterCommand::Activate { password } => {
                 hsm.activate(&password.chosen("Password of the admin: ")?)?
             }
+            ClusterCommand::Add { member } => hsm.cluster_add(member)?,
+            ClusterCommand::Remove { member } => hsm.cluster_remove(member)?,
             ClusterCommand::HsmInfo => hsm.hsm_info()?,
         },
         HsmCommand::Login { user, password } => {
@@ -87,6 +89,7 @@ fn users(command: &UserCommand, hsm: &Manager) -> Answer {
         )?,
         UserCommand::List => hsm.user_list()?,
         UserCommand::Delete { user } => hsm.user_delete(&user.username, user.role.into())?,
+        UserCommand::Replicate { username } => hsm.user_replicate(username)?,
         UserCommand::ChangePassword { user, password, old_password_file } => {
             let old = old_password_file.as_deref().map(password_of).transpose()?;
             let new = password.chosen("New password: ")?;
@@ -123,15 +126,16 @@ fn show(as_json: bool, answer: &Value) -> Result<(), Box<dyn Error>> {
 }
 
 impl HsmArgs {
-    fn manager(&self) -> Result<Manager, Box<dyn Error>> {
-        let address = self.hsm.as_deref().ok_or("name the HSM: --hsm unix:PATH, or ENVELOPEFS_HSM")?;
+    fn manager(&self, kept: &Path) -> Result<Manager, Box<dyn Error>> {
+        let addresses = self.hsm.as_deref().ok_or("name the HSM: --hsm unix:PATH, or ENVELOPEFS_HSM")?;
         let tls = match (&self.tls_ca, &self.tls_cert, &self.tls_key) {
             (Some(ca), Some(cert), Some(key)) => {
                 Some(ClientTls { ca: ca.clone(), cert: cert.clone(), key: key.clone() })
             }
             _ => None,
         };
-        Ok(Manager::new(address.parse()?, tls.as_ref())?)
+        let members: Result<Vec<_>, _> = addresses.split(',').map(|one| one.trim().parse()).collect();
+        Ok(Manager::of_several(members?, tls.as_ref(), kept)?)
     }
 }
 

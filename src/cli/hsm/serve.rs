@@ -18,6 +18,8 @@ pub(super) fn run(args: &ServeArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn 
         legacy: args.legacy,
         hsm_iv: args.hsm_iv,
         default_user: args.default_user.clone(),
+        max_members: usize::from(args.max_members),
+        disable_key_availability_check: args.disable_key_availability_check,
         ..Config::default()
     };
     let appliance = Appliance::open(&args.dir, passphrase.as_ref().map(|p| p.as_str()), config)?;
@@ -28,6 +30,11 @@ pub(super) fn run(args: &ServeArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn 
     if listen.is_empty() {
         listen.push(Address::Unix(args.dir.join("hsm.sock")));
     }
+    let reached = match &args.member_address {
+        Some(text) => text.parse()?,
+        None => absolute(listen.first().cloned().ok_or("no address to listen at")?)?,
+    };
+    appliance.join(&reached);
     let peers = Peers { uids: args.allow_uid.clone() };
     let mut servers = Vec::new();
     for at in &listen {
@@ -41,4 +48,12 @@ pub(super) fn run(args: &ServeArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn 
     drop(servers);
     appliance.settle();
     Ok(())
+}
+
+/// A socket's path as others, in other directories, have it.
+fn absolute(address: Address) -> std::io::Result<Address> {
+    match address {
+        Address::Unix(path) => Ok(Address::Unix(std::path::absolute(path)?)),
+        tcp => Ok(tcp),
+    }
 }

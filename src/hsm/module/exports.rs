@@ -15,6 +15,7 @@ use cryptoki_sys::*;
 
 use super::super::Ck;
 use super::super::wire::{Bytes, MAX_DATA, Op, Request};
+use super::fleet::is_token;
 use super::mechanism::{give_derived, give_iv, mechanism};
 use super::memory::{Output, asked, input, read, show, template, write};
 use super::{ops, state, tokens};
@@ -119,7 +120,11 @@ unsafe fn derive(
     unsafe {
         let mech = mechanism(at)?.mech;
         let attrs = template(attrs, count)?;
-        let made: Ck<Vec<u64>> = tokens::pass(s, &Request::Derive { s, mech, key, attrs });
+        let local = !is_token(&attrs);
+        let made: Ck<Vec<u64>> = tokens::pass(s, Request::Derive { s, mech, key, attrs });
+        if let (Ok(handles), true) = (&made, local) {
+            state::module()?.fleet.made(handles);
+        }
         match made.as_deref() {
             Ok([first, more @ ..]) => {
                 give_derived(at, more)?;
@@ -144,7 +149,7 @@ unsafe fn random(s: u64, out: CK_BYTE_PTR, len: CK_ULONG) -> Ck<()> {
     let mut done: CK_ULONG = 0;
     while done < len {
         let piece = u32::try_from((len - done).min(1 << 20)).unwrap_or(0);
-        let bytes: Bytes = tokens::pass(s, &Request::Random { len: piece })?;
+        let bytes: Bytes = tokens::pass(s, Request::Random { len: piece })?;
         // What answers is not trusted with the caller's memory.
         if bytes.len() != piece as usize {
             return Err(CKR_DEVICE_ERROR);
@@ -272,7 +277,7 @@ exported! {
             return Err(CKR_ARGUMENTS_BAD);
         }
         let attrs = template(at, count)?;
-        write(out, tokens::pass(s, &Request::Create { s, attrs })?)
+        write(out, tokens::make(s, !is_token(&attrs), Request::Create { s, attrs })?)
     }
 
     C_CopyObject(s: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, at: CK_ATTRIBUTE_PTR, count: CK_ULONG, out: CK_OBJECT_HANDLE_PTR) {
@@ -280,11 +285,13 @@ exported! {
             return Err(CKR_ARGUMENTS_BAD);
         }
         let attrs = template(at, count)?;
-        write(out, tokens::pass(s, &Request::Copy { s, object, attrs })?)
+        write(out, tokens::make(s, !is_token(&attrs), Request::Copy { s, object, attrs })?)
     }
 
     C_DestroyObject(s: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) {
-        tokens::pass(s, &Request::Destroy { s, object })
+        tokens::pass::<()>(s, Request::Destroy { s, object })?;
+        state::module()?.fleet.destroyed(object);
+        Ok(())
     }
 
     C_GetObjectSize(_s: CK_SESSION_HANDLE, _object: CK_OBJECT_HANDLE, _out: CK_ULONG_PTR) {
@@ -298,7 +305,7 @@ exported! {
 
     C_SetAttributeValue(s: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, at: CK_ATTRIBUTE_PTR, count: CK_ULONG) {
         let attrs = template(at, count)?;
-        tokens::pass(s, &Request::SetAttrs { s, object, attrs })
+        tokens::pass(s, Request::SetAttrs { s, object, attrs })
     }
 
     C_FindObjectsInit(s: CK_SESSION_HANDLE, at: CK_ATTRIBUTE_PTR, count: CK_ULONG) {
@@ -442,7 +449,7 @@ exported! {
         }
         let mech = mechanism(mech)?.mech;
         let attrs = template(at, count)?;
-        write(out, tokens::pass(s, &Request::Generate { s, mech, attrs })?)
+        write(out, tokens::make(s, !is_token(&attrs), Request::Generate { s, mech, attrs })?)
     }
 
     C_GenerateKeyPair(s: CK_SESSION_HANDLE, mech: CK_MECHANISM_PTR, public: CK_ATTRIBUTE_PTR, public_count: CK_ULONG, private: CK_ATTRIBUTE_PTR, private_count: CK_ULONG, public_out: CK_OBJECT_HANDLE_PTR, private_out: CK_OBJECT_HANDLE_PTR) {
@@ -451,7 +458,11 @@ exported! {
         }
         let mech = mechanism(mech)?.mech;
         let (public, private) = (template(public, public_count)?, template(private, private_count)?);
-        let (a, b): (u64, u64) = tokens::pass(s, &Request::GeneratePair { s, mech, public, private })?;
+        let local = [!is_token(&public), !is_token(&private)];
+        let (a, b): (u64, u64) = tokens::pass(s, Request::GeneratePair { s, mech, public, private })?;
+        for (handle, _) in [a, b].iter().zip(local).filter(|(_, local)| *local) {
+            state::module()?.fleet.made(&[*handle]);
+        }
         write(public_out, a)?;
         write(private_out, b)
     }
@@ -459,7 +470,7 @@ exported! {
     C_WrapKey(s: CK_SESSION_HANDLE, mech: CK_MECHANISM_PTR, by: CK_OBJECT_HANDLE, key: CK_OBJECT_HANDLE, out: CK_BYTE_PTR, out_len: CK_ULONG_PTR) {
         let given = mechanism(mech)?;
         let out = Output::new(out, out_len)?;
-        let (wrapped, iv): (Bytes, Bytes) = tokens::pass(s, &Request::Wrap { s, mech: given.mech, by, key })?;
+        let (wrapped, iv): (Bytes, Bytes) = tokens::pass(s, Request::Wrap { s, mech: given.mech, by, key })?;
         if out.give(&wrapped)? {
             give_iv(given.iv_out, &iv);
         }
@@ -476,7 +487,7 @@ exported! {
             return Err(CKR_WRAPPED_KEY_LEN_RANGE);
         }
         let attrs = template(at, count)?;
-        write(out, tokens::pass(s, &Request::Unwrap { s, mech, by, wrapped, attrs })?)
+        write(out, tokens::make(s, !is_token(&attrs), Request::Unwrap { s, mech, by, wrapped, attrs })?)
     }
 
     C_DeriveKey(s: CK_SESSION_HANDLE, mech: CK_MECHANISM_PTR, key: CK_OBJECT_HANDLE, at: CK_ATTRIBUTE_PTR, count: CK_ULONG, out: CK_OBJECT_HANDLE_PTR) {

@@ -8,6 +8,7 @@
 
 mod config;
 mod exports;
+mod fleet;
 mod mechanism;
 mod memory;
 mod ops;

@@ -28,7 +28,7 @@ pub(super) fn init(s: u64, op: Op, mech: Mech, key: u64) -> Ck<Bytes> {
     let known = session.allowed.contains(&(op, mech.kind, key));
     let mut iv = Zeroizing::new(Vec::new());
     if !known {
-        iv = module.call(&Request::Check { s, op, mech: mech.clone(), key })?;
+        iv = module.call(Request::Check { s, op, mech: mech.clone(), key })?;
         // An HSM that makes the IV has begun already, and does so each time.
         if iv.is_empty() {
             if session.allowed.len() >= REMEMBERED {
@@ -51,7 +51,7 @@ pub(super) fn cancel(s: u64, op: Op) -> Ck<()> {
     let session = module.session(s)?;
     let mut session = session.lock();
     if let Running::Begun { .. } = std::mem::take(&mut session.ops[op as usize]) {
-        let _: Ck<()> = module.call(&Request::Cancel { s, op });
+        let _: Ck<()> = module.call(Request::Cancel { s, op });
     }
     Ok(())
 }
@@ -70,7 +70,7 @@ fn step<T>(s: u64, op: Op, run: impl FnOnce(&Module, &mut Session) -> Ck<T>) -> 
     {
         let was = std::mem::take(&mut session.ops[op as usize]);
         if matches!(was, Running::Begun { .. }) {
-            let _: Ck<()> = module.call(&Request::Cancel { s, op });
+            let _: Ck<()> = module.call(Request::Cancel { s, op });
         }
         // What was allowed may be so no longer: the next C_*Init asks again.
         session.allowed.clear();
@@ -158,15 +158,15 @@ fn whole(module: &Module, session: &mut Session, s: u64, op: Op, data: &[u8], au
         && data.len() <= MAX_DATA
     {
         let once = Request::Once { s, op, mech: mech.clone(), key: *key, data: bytes(data), aux: bytes(aux) };
-        return module.call(&once);
+        return module.call(once);
     }
     start(module, session, s, op, false)?;
     let mut out = Zeroizing::new(Vec::with_capacity(data.len() + SLACK));
     for piece in data.chunks(MAX_DATA) {
-        let part: Bytes = module.call(&Request::Update { s, op, data: bytes(piece) })?;
+        let part: Bytes = module.call(Request::Update { s, op, data: bytes(piece) })?;
         out.extend_from_slice(&part);
     }
-    let last: Bytes = module.call(&Request::Finish { s, op, aux: bytes(aux) })?;
+    let last: Bytes = module.call(Request::Finish { s, op, aux: bytes(aux) })?;
     out.extend_from_slice(&last);
     Ok(out)
 }
@@ -178,7 +178,7 @@ fn start(module: &Module, session: &mut Session, s: u64, op: Op, streamed: bool)
         if held.is_some() {
             return Err(CKR_OPERATION_ACTIVE);
         }
-        module.call::<()>(&Request::Begin { s, op, mech: mech.clone(), key: *key })?;
+        module.call::<()>(Request::Begin { s, op, mech: mech.clone(), key: *key })?;
         *slot = Running::Begun { streamed, held: None };
     }
     if let Running::Begun { streamed: was, .. } = slot {
@@ -207,7 +207,7 @@ pub(super) fn absorb(s: u64, op: Op, data: Ck<&[u8]>) -> Ck<()> {
 fn feed(module: &Module, session: &mut Session, s: u64, op: Op, data: &[u8]) -> Ck<Bytes> {
     start(module, session, s, op, true)?;
     let one = |piece: &[u8]| -> Ck<Bytes> {
-        module.call(&Request::Update { s, op, data: Zeroizing::new(piece.to_vec()) })
+        module.call(Request::Update { s, op, data: Zeroizing::new(piece.to_vec()) })
     };
     if data.is_empty() {
         return Ok(Bytes::default());
@@ -231,7 +231,7 @@ pub(super) fn last(s: u64, op: Op, out: Ck<Output>) -> Ck<()> {
             Some(output) => output,
             None => {
                 start(module, session, s, op, true)?;
-                module.call(&Request::Finish { s, op, aux: Zeroizing::new(Vec::new()) })?
+                module.call(Request::Finish { s, op, aux: Zeroizing::new(Vec::new()) })?
             }
         };
         deliver(session, op, &out, None, output, true)
@@ -243,7 +243,7 @@ pub(super) fn verify_last(s: u64, signature: Ck<&[u8]>) -> Ck<()> {
     step(s, Op::Verify, |module, session| {
         let aux = Zeroizing::new(signature?.to_vec());
         start(module, session, s, Op::Verify, true)?;
-        module.call::<Bytes>(&Request::Finish { s, op: Op::Verify, aux })?;
+        module.call::<Bytes>(Request::Finish { s, op: Op::Verify, aux })?;
         session.ops[Op::Verify as usize] = Running::None;
         Ok(())
     })
@@ -253,6 +253,6 @@ pub(super) fn verify_last(s: u64, signature: Ck<&[u8]>) -> Ck<()> {
 pub(super) fn digest_key(s: u64, key: u64) -> Ck<()> {
     step(s, Op::Digest, |module, session| {
         start(module, session, s, Op::Digest, true)?;
-        module.call(&Request::DigestKey { s, key })
+        module.call(Request::DigestKey { s, key })
     })
 }

@@ -10,6 +10,7 @@ use super::super::Ck;
 use super::super::client::Link;
 use super::super::wire::{Bytes, Mech, Op, Request, Wire};
 use super::config;
+use super::fleet::Fleet;
 
 /// The one slot.
 pub(super) const SLOT: CK_SLOT_ID = 0;
@@ -18,7 +19,7 @@ pub(super) const SLOT: CK_SLOT_ID = 0;
 pub(super) struct Module {
     /// The process that initialised it. A forked child has to do so again (PKCS#11 6.6.1).
     pid: u32,
-    pub(super) link: Link,
+    pub(super) fleet: Fleet,
     pub(super) sessions: RwLock<HashMap<u64, Arc<Mutex<Session>>>>,
 }
 
@@ -52,8 +53,8 @@ pub(super) struct Held {
 }
 
 impl Module {
-    pub(super) fn call<T: Wire>(&self, request: &Request) -> Ck<T> {
-        self.link.call(request)
+    pub(super) fn call<T: Wire>(&self, request: Request) -> Ck<T> {
+        self.fleet.call(request)
     }
 
     pub(super) fn session(&self, s: u64) -> Ck<Arc<Mutex<Session>>> {
@@ -77,18 +78,20 @@ pub(super) fn initialize() -> Ck<()> {
             return Err(CKR_CRYPTOKI_ALREADY_INITIALIZED);
         }
         // A child begins anew; the parent's sockets are not its own.
-        module.link.forget();
+        module.fleet.forget();
     }
     let (members, tls) = config::read().map_err(|e| {
         log::error!("{e}");
         CKR_FUNCTION_FAILED
     })?;
-    let first = members.into_iter().next().ok_or(CKR_FUNCTION_FAILED)?;
-    let link = Link::new(first, tls.as_ref()).map_err(|e| {
+    let links: Result<Vec<Link>, _> =
+        members.into_iter().map(|member| Link::new(member, tls.as_ref())).collect();
+    let links = links.map_err(|e| {
         log::error!("{e}");
         CKR_FUNCTION_FAILED
     })?;
-    *slot = Some(Arc::new(Module { pid: std::process::id(), link, sessions: RwLock::new(HashMap::new()) }));
+    let fleet = Fleet::new(links);
+    *slot = Some(Arc::new(Module { pid: std::process::id(), fleet, sessions: RwLock::new(HashMap::new()) }));
     Ok(())
 }
 

@@ -36,7 +36,7 @@ fn check_slot(slot: u64) -> Ck<()> {
 }
 
 fn facts() -> Ck<TokenFacts> {
-    module()?.call(&Request::TokenInfo {})
+    module()?.call(Request::TokenInfo {})
 }
 
 /// The slots; without an appliance that answers, the slot is empty.
@@ -109,7 +109,7 @@ pub(super) fn init_token(slot: u64, pin: &[u8], label: &[u8]) -> Ck<()> {
     let module = module()?;
     check_slot(slot)?;
     let label = std::str::from_utf8(label).map_err(|_| CKR_ARGUMENTS_BAD)?.trim_end().to_owned();
-    module.call(&Request::InitToken { pin: secret(pin), label })
+    module.call(Request::InitToken { pin: secret(pin), label })
 }
 
 fn secret(pin: &[u8]) -> Bytes {
@@ -122,7 +122,7 @@ pub(super) fn open_session(slot: u64, flags: u64) -> Ck<u64> {
     if flags & CKF_SERIAL_SESSION == 0 {
         return Err(CKR_SESSION_PARALLEL_NOT_SUPPORTED);
     }
-    let s: u64 = module.call(&Request::OpenSession { rw: flags & CKF_RW_SESSION != 0 })?;
+    let s = module.fleet.open(flags & CKF_RW_SESSION != 0)?;
     let session = Session { found: None, ops: Default::default(), allowed: Vec::new() };
     module.sessions.write().insert(s, Arc::new(Mutex::new(session)));
     Ok(s)
@@ -131,7 +131,9 @@ pub(super) fn open_session(slot: u64, flags: u64) -> Ck<u64> {
 pub(super) fn close_session(s: u64) -> Ck<()> {
     let module = module()?;
     let known = module.sessions.write().remove(&s).is_some();
-    match module.call(&Request::CloseSession { s }) {
+    let closed = module.call(Request::CloseSession { s });
+    module.fleet.closed(s);
+    match closed {
         // The appliance was started anew, or is gone: the session is, too.
         Err(CKR_SESSION_HANDLE_INVALID | CKR_DEVICE_REMOVED) if known => Ok(()),
         other => other,
@@ -142,13 +144,14 @@ pub(super) fn close_all(slot: u64) -> Ck<()> {
     let module = module()?;
     check_slot(slot)?;
     module.sessions.write().clear();
-    module.call(&Request::CloseAll {})
+    module.fleet.all_closed();
+    module.call(Request::CloseAll {})
 }
 
 pub(super) fn session_info(s: u64) -> Ck<CK_SESSION_INFO> {
     let module = module()?;
     module.session(s)?;
-    let (state, flags): (u64, u64) = module.call(&Request::SessionInfo { s })?;
+    let (state, flags): (u64, u64) = module.call(Request::SessionInfo { s })?;
     Ok(CK_SESSION_INFO { slotID: SLOT, state, flags, ulDeviceError: 0 })
 }
 
@@ -162,13 +165,18 @@ pub(super) fn login(s: u64, kind: u64, pin: &[u8]) -> Ck<()> {
             return Err(CKR_OPERATION_NOT_INITIALIZED);
         }
     }
-    module.call(&Request::Login { s, kind, pin: secret(pin) })
+    module.call::<()>(Request::Login { s, kind, pin: secret(pin) })?;
+    if kind != CKU_CONTEXT_SPECIFIC {
+        module.fleet.logged_in(s, kind, pin);
+    }
+    Ok(())
 }
 
 pub(super) fn logout(s: u64) -> Ck<()> {
     let module = module()?;
     module.session(s)?;
-    module.call::<()>(&Request::Logout { s })?;
+    module.call::<()>(Request::Logout { s })?;
+    module.fleet.logged_out();
     for session in module.sessions.read().values() {
         let mut session = session.lock();
         session.ops = Default::default();
@@ -181,20 +189,22 @@ pub(super) fn logout(s: u64) -> Ck<()> {
 pub(super) fn init_pin(s: u64, pin: &[u8]) -> Ck<()> {
     let module = module()?;
     module.session(s)?;
-    module.call(&Request::InitPin { s, pin: secret(pin) })
+    module.call(Request::InitPin { s, pin: secret(pin) })
 }
 
 pub(super) fn set_pin(s: u64, old: &[u8], new: &[u8]) -> Ck<()> {
     let module = module()?;
     module.session(s)?;
-    module.call(&Request::SetPin { s, old: secret(old), new: secret(new) })
+    module.call::<()>(Request::SetPin { s, old: secret(old), new: secret(new) })?;
+    module.fleet.pin_changed(new);
+    Ok(())
 }
 
 pub(super) fn attributes(s: u64, object: u64, types: Vec<u64>) -> Ck<(u64, Vec<Shown>)> {
     let module = module()?;
     module.session(s)?;
     let (worst, shown): (u64, Vec<Shown>) =
-        module.call(&Request::GetAttrs { s, object, types: types.clone() })?;
+        module.call(Request::GetAttrs { s, object, types: types.clone() })?;
     // The answer goes into the caller's buffers one by one: each must be for the attribute that was asked for.
     if shown.len() != types.len() || shown.iter().zip(&types).any(|((name, _), asked)| name != asked) {
         return Err(CKR_DEVICE_ERROR);
@@ -209,7 +219,7 @@ pub(super) fn find_init(s: u64, attrs: Template) -> Ck<()> {
     if session.found.is_some() {
         return Err(CKR_OPERATION_ACTIVE);
     }
-    let found: Vec<u64> = module.call(&Request::Find { s, attrs })?;
+    let found: Vec<u64> = module.call(Request::Find { s, attrs })?;
     session.found = Some(found.into_iter());
     Ok(())
 }
@@ -228,8 +238,17 @@ pub(super) fn find_final(s: u64) -> Ck<()> {
 }
 
 /// A request that only needs a session that is known.
-pub(super) fn pass<T: super::super::wire::Wire>(s: u64, request: &Request) -> Ck<T> {
+pub(super) fn pass<T: super::super::wire::Wire>(s: u64, request: Request) -> Ck<T> {
     let module = module()?;
     module.session(s)?;
     module.call(request)
+}
+
+/// A request that makes one object; of a session object it is remembered where it is.
+pub(super) fn make(s: u64, local: bool, request: Request) -> Ck<u64> {
+    let handle: u64 = pass(s, request)?;
+    if local {
+        module()?.fleet.made(&[handle]);
+    }
+    Ok(handle)
 }

@@ -1,5 +1,7 @@
 //! The appliance through its socket, as its clients have it.
 
+mod cluster;
+mod export;
 mod limits;
 
 use std::sync::Arc;
@@ -21,7 +23,7 @@ struct Hsm {
 }
 
 fn config() -> Config {
-    Config { login_cost: Cost::TESTS, ..Config::default() }
+    Config { login_cost: Cost::TESTS, sync_every: std::time::Duration::from_millis(200), ..Config::default() }
 }
 
 impl Hsm {
@@ -41,17 +43,22 @@ impl Hsm {
     }
 
     fn start(&mut self) {
+        self.start_with(config());
+    }
+
+    fn start_with(&mut self, config: Config) {
         let dir = self.tmp.path().join("hsm");
-        let mut opened = Appliance::open(&dir, None, config());
+        let mut opened = Appliance::open(&dir, None, config.clone());
         // The one before closes its files a moment after the last hold on it is gone.
         for _ in 0..500 {
             if !matches!(opened, Err(HsmError::Busy(_))) {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
-            opened = Appliance::open(&dir, None, config());
+            opened = Appliance::open(&dir, None, config.clone());
         }
         let appliance = opened.unwrap();
+        appliance.join(&self.address());
         self.server = Some(Server::start(appliance.clone(), &self.address(), Peers::default()).unwrap());
         self.appliance = Some(appliance);
     }

@@ -1,0 +1,130 @@
+//! Durable changes: each is in the store before it is in memory, under one lock, and has a stamp.
+
+use std::sync::Arc;
+
+use cryptoki_sys::*;
+
+use super::Ck;
+use super::appliance::{Appliance, MAX_SESSION_OBJECTS, MAX_TOKEN_OBJECTS, Meta};
+use super::cluster::{Stamp, object_key, user_key};
+use super::object::Object;
+use super::record;
+use super::store::{Change, Table};
+use super::users::User;
+
+impl Appliance {
+    /// Makes changes durable. Called with `writing` held; the caller then changes the memory.
+    pub(super) fn commit(&self, changes: &[Change<'_>]) -> Ck<()> {
+        self.store.write(changes).map_err(|e| {
+            log::error!("{e}");
+            CKR_DEVICE_ERROR
+        })
+    }
+
+    /// Changes what the appliance is.
+    pub(super) fn change_meta(&self, change: impl FnOnce(&mut Meta)) -> Ck<()> {
+        let _one = self.writing.lock();
+        let mut meta = self.state.read().meta.clone();
+        change(&mut meta);
+        self.commit(&[record::meta(&meta).change()])?;
+        self.state.write().meta = meta;
+        Ok(())
+    }
+
+    /// Changes one user, or (`None`) removes it.
+    pub(super) fn change_user<T>(
+        &self,
+        name: &str,
+        change: impl FnOnce(Option<User>, usize) -> Ck<(Option<User>, T)>,
+    ) -> Ck<T> {
+        let _one = self.writing.lock();
+        let (old, count) = {
+            let state = self.state.read();
+            (state.users.get(name).cloned(), state.users.len())
+        };
+        let (was, existed) = (old.as_ref().map(|u| (u.version, u.born.clone())), old.is_some());
+        let (mut new, result) = change(old, count)?;
+        if new.is_none() && !existed {
+            return Ok(result);
+        }
+        let now = self.stamp();
+        if let Some(user) = &mut new
+            && was.as_ref().is_none_or(|(version, _)| *version != user.version)
+        {
+            user.stamp = now.clone();
+            user.born = was.map_or_else(|| now.clone(), |(_, born)| born);
+        }
+        let (sealed, key, stamp) =
+            (new.as_ref().map(record::user), user_key(name), super::wire::encode(&now));
+        self.commit(&[
+            (Table::Users, name.as_bytes().to_vec(), sealed.as_ref().map(|v| v.as_slice())),
+            (Table::Gone, key.clone(), new.is_none().then_some(stamp.as_slice())),
+        ])?;
+        {
+            let mut state = self.state.write();
+            match new {
+                Some(user) => {
+                    state.gone.remove(&key);
+                    state.users.insert(name.to_owned(), user);
+                }
+                None => drop(state.bury(key, now)),
+            }
+        }
+        self.forget_deletions();
+        Ok(result)
+    }
+
+    /// The stamp of a change that is made here and now.
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp { time: self.clock.tick(), by: self.state.read().meta.serial.clone() }
+    }
+
+    /// Puts objects in their places, token objects durably: all or none.
+    pub(super) fn insert(&self, mut objects: Vec<Object>) -> Ck<()> {
+        if objects.iter().all(|o| !o.is_token()) {
+            let mut state = self.state.write();
+            if state.objects.len() - state.token_objects + objects.len() > MAX_SESSION_OBJECTS {
+                return Err(CKR_DEVICE_MEMORY);
+            }
+            state.objects.extend(objects.into_iter().map(|o| (o.handle, Arc::new(o))));
+            return Ok(());
+        }
+        let _one = self.writing.lock();
+        for object in objects.iter_mut().filter(|o| o.is_token()) {
+            object.stamp = self.stamp();
+        }
+        let fresh = {
+            let state = self.state.read();
+            let is_new =
+                |o: &&Object| o.is_token() && !state.objects.get(&o.handle).is_some_and(|old| old.is_token());
+            let fresh = objects.iter().filter(is_new).count();
+            if fresh > 0 && state.token_objects + fresh > MAX_TOKEN_OBJECTS {
+                return Err(CKR_DEVICE_MEMORY);
+            }
+            fresh
+        };
+        let records: Vec<_> = objects.iter().filter(|o| o.is_token()).map(record::object).collect();
+        self.commit(&records.iter().map(record::Record::change).collect::<Vec<_>>())?;
+        let mut state = self.state.write();
+        state.token_objects += fresh;
+        state.objects.extend(objects.into_iter().map(|o| (o.handle, Arc::new(o))));
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, object: &Object) -> Ck<()> {
+        if !object.is_token() {
+            self.state.write().objects.remove(&object.handle);
+            return Ok(());
+        }
+        let _one = self.writing.lock();
+        let (now, key) = (self.stamp(), object_key(object.handle));
+        let stamp = super::wire::encode(&now);
+        self.commit(&[
+            (Table::Objects, object.handle.to_be_bytes().to_vec(), None),
+            (Table::Gone, key.clone(), Some(&stamp)),
+        ])?;
+        self.state.write().bury(key, now);
+        self.forget_deletions();
+        Ok(())
+    }
+}

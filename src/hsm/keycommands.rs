@@ -136,6 +136,9 @@ impl Appliance {
             stamp: object.stamp.clone(),
             body: Some(plain),
         }])?;
+        if !self.state.read().objects.contains_key(&handle) {
+            return refuse("the key was deleted in this cluster; it does not come back");
+        }
         Ok(json!({ "key-reference": format!("{handle:#x}") }))
     }
 

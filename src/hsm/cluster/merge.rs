@@ -253,7 +253,10 @@ fn merge(state: &State, theirs: Version) -> Ck<Option<Outcome>> {
         }
         OBJECT => {
             let object = record::decode_object(body).ok_or(bad)?;
-            if gone.is_some() || !object.is_token() {
+            if object_key(object.handle) != theirs.key || !object.is_token() {
+                return Err(bad);
+            }
+            if gone.is_some() {
                 return Ok(None);
             }
             let Some(ours) = state.objects.get(&object.handle) else {

@@ -60,8 +60,8 @@ pub(super) struct Fleet {
     next: std::sync::atomic::AtomicU64,
     login: Mutex<Option<Kept>>,
     locals: Mutex<Locals>,
-    /// Held while sessions move: one thread makes the login, the others wait for it.
-    moving: Mutex<()>,
+    /// Held while sessions move: one thread makes the login, the others wait for it. The turn that was begun.
+    moving: Mutex<u64>,
 }
 
 /// Why a request was not answered.
@@ -97,7 +97,7 @@ impl Fleet {
             next: std::sync::atomic::AtomicU64::new(1),
             login: Mutex::new(None),
             locals: Mutex::new(Locals::default()),
-            moving: Mutex::new(()),
+            moving: Mutex::new(0),
         }
     }
 
@@ -174,7 +174,8 @@ impl Fleet {
         if let (_, Some(real)) = here(at)? {
             return Ok((real, at));
         }
-        let _one = self.moving.lock();
+        let mut moving = self.moving.lock();
+        Self::arrive(&mut moving, link, home)?;
         let (link, at) = (link, At { begun: link.begun(), ..at });
         let (rw, found) = here(at)?;
         if let Some(real) = found {
@@ -188,6 +189,20 @@ impl Fleet {
         let place = places.get_mut(&session).ok_or(Trouble::Told(CKR_SESSION_HANDLE_INVALID))?;
         (place.real, place.at) = (real, at);
         Ok((real, at))
+    }
+
+    /// Ends what this application left behind at a member that it comes back to: its login was perhaps another user's.
+    fn arrive(moving: &mut u64, link: &Link, home: (usize, u64)) -> Result<(), Trouble> {
+        match home.1.cmp(moving) {
+            std::cmp::Ordering::Equal => {}
+            // Others have gone on meanwhile.
+            std::cmp::Ordering::Less => return Err(Trouble::Anew),
+            std::cmp::Ordering::Greater => {
+                link.ask(&Request::CloseAll {})?;
+                *moving = home.1;
+            }
+        }
+        Ok(())
     }
 
     fn log_in_again(&self, link: &Link, s: u64, at: At) -> Result<(), Trouble> {
@@ -273,29 +288,24 @@ impl Fleet {
         for _ in 0..=self.members.len() {
             let home = *self.home.read();
             let (link, at) = self.link(home).map_err(|_| CKR_DEVICE_ERROR)?;
-            match link.ask(&Request::OpenSession { rw }) {
-                Ok(answer) => {
-                    let real: u64 = parse(&answer)?;
-                    let at = At { begun: link.begun(), ..at };
-                    let again = {
-                        let _one = self.moving.lock();
-                        self.log_in_again(link, real, at)
-                    };
-                    if again.is_err() {
-                        self.leave(home, true);
-                        continue;
-                    }
-                    let session = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    self.places.write().insert(session, Place { rw, real, at });
-                    return Ok(session);
-                }
-                Err(lost) => {
-                    drop(Trouble::from(lost));
-                    self.leave(home, true);
-                }
+            match self.open_at(link, at, home, rw) {
+                Ok(session) => return Ok(session),
+                Err(Trouble::Told(rv)) => return Err(rv),
+                Err(_) => self.leave(home, true),
             }
         }
         Err(CKR_DEVICE_REMOVED)
+    }
+
+    fn open_at(&self, link: &Link, at: At, home: (usize, u64), rw: bool) -> Result<u64, Trouble> {
+        let mut moving = self.moving.lock();
+        Self::arrive(&mut moving, link, home)?;
+        let real: u64 = parse(&link.ask(&Request::OpenSession { rw })?).map_err(Trouble::Told)?;
+        let at = At { begun: link.begun(), ..at };
+        self.log_in_again(link, real, at)?;
+        let session = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.places.write().insert(session, Place { rw, real, at });
+        Ok(session)
     }
 
     /// A session ended; with the last one the login does.

@@ -68,10 +68,11 @@ pub(super) enum Command {
     Man(ManArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  \
     envelopefs init ~/vault                              asks for a passphrase\n  \
     envelopefs init --kms-key-file /srv/vault            for unattended mounts\n  \
+    envelopefs init --embedded-hsm ~/vault               the key in an HSM of this machine, which a mount hosts\n  \
     envelopefs init --key-uri kms:embedded/alias/payroll ~/vault   a key made before by kms create-key, create-alias\n  \
     envelopefs init --key-uri 'pkcs11:token=hsm;object=key?module-path=/usr/lib/libenvelopefs.so' ~/vault")]
 pub(super) struct InitArgs {

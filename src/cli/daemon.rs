@@ -14,7 +14,7 @@ use super::exit::Exit;
 use super::guardian::Guardian;
 use super::mount_options::MountOptions;
 use super::sandbox::{self, Needs};
-use super::{control, harden, logging, mount, network, signals};
+use super::{control, embedded_hsm, harden, logging, mount, network, signals};
 use crate::backup;
 use crate::crypto::kernel;
 use crate::fs::{self, Fs, FsError};
@@ -68,7 +68,9 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
     if plan.options.ciphertext {
         return show_ciphertext(plan, guardian, blocked, life, &nowhere);
     }
-    let fs = Arc::new(open(plan, unlock)?);
+    // Before the sandbox, in which no process is started.
+    let unlock = Unlock { hsm: plan.options.key.host()?, ..unlock.clone() };
+    let fs = Arc::new(open(plan, &unlock)?);
     let mounted = fuse::mount(Arc::clone(&fs), &plan.mount_point, &mount_config(plan, fs.keyring().is_far()))
         .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
     let told = guardian.mounted(mounted.device());
@@ -89,6 +91,8 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
     }
     refresh_headers(plan);
     fs.close();
+    // Before the vault is let go of: who mounts it next finds the HSM free.
+    embedded_hsm::end();
     info!("unmounted");
     drop(guardian);
     served.map(|()| Exit::Ok).map_err(CliError::io(&plan.mount_point))

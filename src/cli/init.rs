@@ -1,6 +1,7 @@
 //! `init`: makes a vault, and the key and store that it needs.
 
 use super::args::InitArgs;
+use super::embedded_hsm;
 use super::error::CliError;
 use super::exit::Exit;
 use super::store;
@@ -9,6 +10,7 @@ use crate::keys::{self, Mode, OpenError};
 pub(super) fn run(args: &InitArgs) -> Result<Exit, CliError> {
     // A directory that is refused must not cost a new store first.
     refuse_unsuitable(args)?;
+    let args = &with_hsm(args)?;
     let unlock = store::prepare(args)?;
     let mode = if args.envelope { Mode::Envelope } else { Mode::EachFile };
     let config = keys::init_vault_as(&args.vault, &args.key_uri, &unlock, mode)?;
@@ -22,6 +24,18 @@ pub(super) fn run(args: &InitArgs) -> Result<Exit, CliError> {
         println!("Without this key nobody can read the vault: envelopefs recovery-key makes one for paper.");
     }
     Ok(Exit::Ok)
+}
+
+/// With the key of the embedded HSM, where one was asked for.
+fn with_hsm(args: &InitArgs) -> Result<InitArgs, CliError> {
+    let mut args = args.clone();
+    if let Some(dir) = args.key.hsm_dir()? {
+        if args.key_uri != keys::DEFAULT_URI {
+            return Err(CliError::Usage("--embedded-hsm names the key: leave --key-uri out".into()));
+        }
+        args.key_uri = embedded_hsm::prepare(&dir)?;
+    }
+    Ok(args)
 }
 
 fn refuse_unsuitable(args: &InitArgs) -> Result<(), CliError> {

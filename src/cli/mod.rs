@@ -11,6 +11,7 @@ mod check;
 mod control;
 mod daemon;
 mod docs;
+mod embedded_hsm;
 mod error;
 mod exit;
 mod guardian;
@@ -71,6 +72,7 @@ pub fn main() -> ExitCode {
         }
     };
     let done = dispatch(cli.command, &argv);
+    embedded_hsm::end();
     match done {
         Ok(exit) => exit.into(),
         Err(error) => {

@@ -41,7 +41,7 @@ pub(super) fn run(args: &MountArgs, argv: &[OsString]) -> Result<Exit, CliError>
     let unlock = if plan.options.ciphertext {
         Unlock::default()
     } else {
-        plan.options.key.unlock_vault(&plan.vault)?
+        plan.options.key.asked(&plan.vault, None)?
     };
     if plan.options.foreground {
         return daemon::run(&plan, &unlock, daemon::Life::Foreground);
@@ -105,7 +105,7 @@ fn unlock_from_parent(kms_dir: Option<PathBuf>) -> Result<Unlock, CliError> {
         text => Some(RecoveryKey::parse(text).map_err(|e| CliError::Secret(e.to_string()))?),
     };
     let passphrase = Some(Zeroizing::new(passphrase.to_owned())).filter(|p| !p.is_empty());
-    Ok(Unlock { kms_dir, passphrase, recovery: recovery.map(Arc::new), pin })
+    Ok(Unlock { kms_dir, passphrase, recovery: recovery.map(Arc::new), pin, hsm: None })
 }
 
 fn await_ready(mut child: Child) -> Result<Exit, CliError> {

@@ -63,7 +63,8 @@ impl MountOptions {
     /// With paths that stay true when the daemon leaves this working directory.
     pub(super) fn absolute(mut self) -> std::io::Result<Self> {
         let key = &mut self.key;
-        for path in [&mut self.log_file, &mut key.kms_dir].into_iter().flatten() {
+        let hsm = key.embedded_hsm.as_mut().and_then(Option::as_mut);
+        for path in [self.log_file.as_mut(), key.kms_dir.as_mut(), hsm].into_iter().flatten() {
             *path = std::path::absolute(&path)?;
         }
         Ok(self)
@@ -94,6 +95,9 @@ impl MountOptions {
             ("foreground", _) => self.foreground = true,
             ("no-sandbox", _) => self.no_sandbox = true,
             ("kms-dir", dir) if !dir.is_empty() => self.key.kms_dir = Some(dir.into()),
+            ("embedded-hsm", dir) => {
+                self.key.embedded_hsm = Some(Some(dir).filter(|d| !d.is_empty()).map(PathBuf::from))
+            }
             ("passphrase-file", file) if !file.is_empty() => self.key.passphrase_file = Some(file.into()),
             ("key_cache" | "key-cache", seconds) => self.key_cache = Some(key_cache(seconds)?),
             ("log-file", file) if !file.is_empty() => self.log_file = Some(file.into()),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use zeroize::Zeroizing;
 
+use super::embedded_hsm;
 use super::error::CliError;
 use crate::keys::{self, RecoveryKey, Unlock, token};
 
@@ -31,6 +32,10 @@ pub(super) struct KeyArgs {
     /// Read the passphrase from an open descriptor (also: environment ENVELOPEFS_PASSPHRASE).
     #[arg(long, value_name = "N")]
     pub(super) passphrase_fd: Option<u32>,
+    /// Host an HSM for this command or mount, in a directory [default: $XDG_DATA_HOME/envelopefs/hsm]; `init` makes
+    /// what is missing of it.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    pub(super) embedded_hsm: Option<Option<PathBuf>>,
     /// Open the vault with the recovery key in the first line of a file.
     #[arg(long, value_name = "FILE")]
     pub(super) recovery_key_file: Option<PathBuf>,
@@ -54,7 +59,7 @@ impl KeyArgs {
         if passphrase.is_none() && recovery.is_none() && super::store::needs_passphrase(&self.store_dir()?) {
             passphrase = prompt("Passphrase of the KMS store: ")?;
         }
-        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, pin: None })
+        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, ..Unlock::default() })
     }
 
     /// As [`KeyArgs::unlock`], for one vault: asks for nothing where none of its keys is in the embedded KMS, and for
@@ -66,6 +71,31 @@ impl KeyArgs {
 
     /// As [`KeyArgs::unlock_vault`], for work that adds a key to the vault.
     pub(super) fn unlock_vault_with(&self, vault: &Path, new: Option<&str>) -> Result<Unlock, CliError> {
+        let unlock = self.asked(vault, new)?;
+        Ok(Unlock { hsm: self.host()?, ..unlock })
+    }
+
+    /// The directory of the embedded HSM, where one was asked for.
+    pub(super) fn hsm_dir(&self) -> Result<Option<PathBuf>, CliError> {
+        match &self.embedded_hsm {
+            None => Ok(None),
+            Some(Some(dir)) => Ok(Some(dir.clone())),
+            Some(None) => embedded_hsm::default_dir().map(Some).ok_or_else(|| {
+                CliError::Usage(
+                    "neither XDG_DATA_HOME nor HOME is set: give the HSM's directory, --embedded-hsm=DIR"
+                        .into(),
+                )
+            }),
+        }
+    }
+
+    /// Hosts the embedded HSM, where one was asked for; gives its address.
+    pub(super) fn host(&self) -> Result<Option<String>, CliError> {
+        self.hsm_dir()?.map(|dir| embedded_hsm::host(&dir)).transpose()
+    }
+
+    /// What opens a vault, without hosting anything.
+    pub(super) fn asked(&self, vault: &Path, new: Option<&str>) -> Result<Unlock, CliError> {
         let mut unlock = if uses_store(vault) || new.is_some_and(|uri| uri.starts_with(EMBEDDED)) {
             self.unlock()?
         } else {
@@ -76,7 +106,7 @@ impl KeyArgs {
                 );
             }
             let recovery = self.recovery()?;
-            Unlock { kms_dir: self.kms_dir.clone(), passphrase: self.given()?, recovery, pin: None }
+            Unlock { kms_dir: self.kms_dir.clone(), passphrase: self.given()?, recovery, ..Unlock::default() }
         };
         let mut uris = uris(vault);
         if unlock.recovery.is_some() {
@@ -117,7 +147,7 @@ impl KeyArgs {
         if pin.is_none() && recovery.is_none() && uris(vault).iter().any(|uri| token::needs_pin(uri)) {
             return Ok(None);
         }
-        Ok(Some(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, pin }))
+        Ok(Some(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, pin, hsm: self.host()? }))
     }
 
     /// The passphrase as given, else asked for; `None` without a terminal.

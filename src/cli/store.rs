@@ -26,7 +26,12 @@ pub(super) fn needs_passphrase(dir: &Path) -> bool {
 pub(super) fn prepare(args: &InitArgs) -> Result<Unlock, CliError> {
     if !args.key_uri.starts_with(EMBEDDED) {
         let pin = args.key.pin_for(&[&args.key_uri])?;
-        return Ok(Unlock { kms_dir: args.key.kms_dir.clone(), pin, ..Unlock::default() });
+        return Ok(Unlock {
+            kms_dir: args.key.kms_dir.clone(),
+            pin,
+            hsm: args.key.host()?,
+            ..Unlock::default()
+        });
     }
     let dir = args.key.store_dir()?;
     match kms::protection(&dir) {

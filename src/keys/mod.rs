@@ -229,6 +229,8 @@ pub struct Unlock {
     pub passphrase: Option<zeroize::Zeroizing<String>>,
     /// The secret half of a recovery key.
     pub recovery: Option<Arc<RecoveryKey>>,
+    /// Address of the HSM that our own PKCS#11 module talks to; `None` for that of the environment.
+    pub hsm: Option<String>,
     /// PIN of the PKCS#11 tokens whose URIs name no file for it.
     pub pin: Option<zeroize::Zeroizing<String>>,
 }

@@ -38,9 +38,7 @@ impl Providers {
         match KeyUri::parse(uri)? {
             KeyUri::Embedded(name) => Ok(Arc::new(self.engines.provider(&name, &self.unlock)?)),
             KeyUri::Remote(key) => self.remote(&key),
-            KeyUri::Token(uri) => {
-                Ok(Arc::new(self.tokens.provider(uri, self.unlock.pin.as_ref(), &self.vault)?))
-            }
+            KeyUri::Token(uri) => Ok(Arc::new(self.tokens.provider(uri, &self.unlock, &self.vault)?)),
             KeyUri::Recovery => Ok(Arc::new(Recovery::open(uri, self.unlock.recovery.as_ref())?)),
             KeyUri::Envelope => Err(KeyError::Uri {
                 uri: uri.to_owned(),

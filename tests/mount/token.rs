@@ -27,6 +27,16 @@ fn is_there(program: &str) -> bool {
     there
 }
 
+/// Our module, as it was built last.
+fn our_module() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_envelopefs"));
+    let beside = program.with_file_name("libenvelopefs.so");
+    let built = program.with_file_name("deps").join("libenvelopefs.so");
+    let newest = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).ok();
+    let module = [built, beside].into_iter().filter(|path| path.exists()).max_by_key(newest);
+    module.expect("the module is built with the program")
+}
+
 /// A token with the AES key `vault-key` in it, and what programs need to find it.
 struct Token {
     module: PathBuf,
@@ -51,15 +61,10 @@ impl Token {
         if !is_there("pkcs11-tool") {
             return None;
         }
-        let program = Path::new(env!("CARGO_BIN_EXE_envelopefs"));
-        let beside = program.with_file_name("libenvelopefs.so");
-        let built = program.with_file_name("deps").join("libenvelopefs.so");
-        let newest = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).ok();
-        let module = [built, beside].into_iter().filter(|path| path.exists()).max_by_key(newest);
         let dir = tempfile::tempdir().unwrap();
         let socket = format!("unix:{}", dir.path().join("hsm.sock").display());
         let mut token = Self {
-            module: module.expect("the module is built with the program"),
+            module: our_module(),
             label: "our token",
             pin: "user:password",
             env: vec![("ENVELOPEFS_HSM", socket)],
@@ -240,7 +245,7 @@ fn helpers(daemon: u32) -> Vec<i32> {
 }
 
 /// A vault on our HSM: it works in its sandbox; when the HSM goes, what is open goes on and the rest gives ENOKEY, with
-/// one log line; when it is back, all works by itself, logins and sessions renewed.
+/// a log line; when it is back, all works by itself, logins and sessions renewed.
 #[test]
 fn an_hsm_that_goes_and_comes_back() {
     if !can_mount() {
@@ -257,8 +262,9 @@ fn an_hsm_that_goes_and_comes_back() {
     let mount = token.mount(&vault, "key_cache=0");
     let mut open = File::open(mount.path("f100000")).unwrap();
     for round in 0..2 {
+        let before = lines(&vault.log(), "gives no keys");
         token.stop();
-        for _ in 0..4 {
+        for _ in 0..8 {
             assert_eq!(errno(&mount.path("f10")), Some(libc::ENOKEY));
         }
         if round == 0 {
@@ -266,12 +272,17 @@ fn an_hsm_that_goes_and_comes_back() {
             open.read_to_end(&mut content).unwrap();
             assert!(content == pattern(100_000, 3), "what is open does not go on");
         }
-        assert_eq!(lines(&vault.log(), "gives no keys"), round + 1, "{}", vault.log());
+        // One for an outage; a second one where the pool was still being refused when an open had its answer again.
+        let told = lines(&vault.log(), "gives no keys") - before;
+        assert!((1..=2).contains(&told), "{}", vault.log());
         token.start();
         eventually("the HSM's return", || errno(&mount.path("f10")).is_none());
         assert!(fs::read(mount.path("f10")).unwrap() == pattern(10, 3));
         fs::write(mount.path("new"), "new").unwrap();
-        assert_eq!(lines(&vault.log(), "gives keys again"), round + 1, "{}", vault.log());
+        eventually("its line", || {
+            let _ = errno(&mount.path("f10"));
+            lines(&vault.log(), "gives keys again") == lines(&vault.log(), "gives no keys")
+        });
     }
     drop(open);
     mount.unmount();
@@ -369,6 +380,44 @@ fn our_hsm_wraps_in_many_ways() {
     is_usable(&token, &token.vault(&token.uri_of("pair", ""), &["--envelope"]));
 }
 
+/// An HSM that a mount hosts itself: made by `init`, there while it is needed, and gone with the mount.
+#[test]
+fn an_embedded_hsm_needs_no_ceremony() {
+    if !can_mount() {
+        return;
+    }
+    let (vault, other) = (Vault::unmade(), Vault::unmade());
+    let data = vault.scratch.join("data");
+    let hsm = data.join("envelopefs/hsm");
+    let variable = format!("ENVELOPEFS_PKCS11_MODULE={}", our_module().display());
+    let init = |at: &Vault, switch: &str| {
+        let mut command = envelopefs(["init", switch, text(&at.dir)]);
+        command.env("XDG_DATA_HOME", &data).env("ENVELOPEFS_PKCS11_MODULE", our_module());
+        command
+    };
+    let by_name = format!("--embedded-hsm={}", hsm.display());
+    run(&mut init(&vault, "--embedded-hsm"));
+    for file in ["admin", "pin"] {
+        assert_eq!(fs::metadata(hsm.join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+    }
+    let options = format!("key_cache=0,embedded-hsm={}", hsm.display());
+    for round in 0..2 {
+        let mount = vault.mount_as(&["env", &variable], &options);
+        if round == 0 {
+            fs::write(mount.path("f"), pattern(5000, 1)).unwrap();
+            let said = refusal(&mut init(&other, &by_name));
+            assert!(said.contains("another process serves this HSM"), "{said}");
+        }
+        assert!(fs::read(mount.path("f")).unwrap() == pattern(5000, 1));
+        mount.unmount();
+        assert!(
+            std::os::unix::net::UnixStream::connect(hsm.join("hsm.sock")).is_err(),
+            "the HSM is still there"
+        );
+    }
+    run(&mut init(&other, &by_name));
+}
+
 /// A token joins a vault of another provider, and takes it over.
 #[test]
 fn a_token_is_a_recipient_like_others() {
@@ -455,6 +504,9 @@ fn slips_are_told() {
         token.command(&["init", text(&vault.dir), "--key-uri", &token.uri()]).env_remove("ENVELOPEFS_PIN"),
     );
     assert!(said.contains("needs a PIN"), "{said}");
+    let mut lost = token.command(&["init", text(&vault.dir), "--key-uri", &token.uri()]);
+    let said = refusal(lost.env_remove("ENVELOPEFS_HSM"));
+    assert!(said.contains("CKR_FUNCTION_FAILED (it needs ENVELOPEFS_HSM"), "{said}");
 }
 
 /// A header whose blob was changed opens nothing, and spoils nothing for the other files.

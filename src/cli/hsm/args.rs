@@ -112,6 +112,9 @@ pub(super) struct ServeArgs {
     /// Crypto user whose PIN is one without a colon.
     #[arg(long, value_name = "NAME", default_value = "user")]
     pub(super) default_user: String,
+    /// End when stdin ends: for the process that hosts this one.
+    #[arg(long, hide = true)]
+    pub(super) until_eof: bool,
     #[command(flatten)]
     pub(super) root: RootArgs,
 }

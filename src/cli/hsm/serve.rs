@@ -1,6 +1,7 @@
 //! `envelopefs hsm serve`: one appliance, in the foreground, until a signal ends it.
 
 use std::error::Error;
+use std::io;
 
 use super::Secrets;
 use super::args::ServeArgs;
@@ -43,8 +44,13 @@ pub(super) fn run(args: &ServeArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn 
     for server in &servers {
         println!("{}", server.address());
     }
-    // The first signal ends it; what is durable is durable already.
-    let _ = signals.recv();
+    if args.until_eof {
+        // Signals of the terminal concern the host, which may need this HSM to end well.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    } else {
+        // The first signal ends it; what is durable is durable already.
+        let _ = signals.recv();
+    }
     drop(servers);
     appliance.settle();
     Ok(())

@@ -23,6 +23,8 @@ use super::wire::{Answer, MAX_MESSAGE, Request};
 const DEADLINE: Duration = Duration::from_secs(8);
 /// Requests that are under way at once; those beyond wait their turn.
 const IN_FLIGHT: usize = 16;
+/// Tells our own module which HSM it is for.
+const HSM_ENV: &str = "ENVELOPEFS_HSM";
 /// Variables that hold secrets of the daemon's, which the module gets nowhere else.
 const SECRETS: [&str; 2] = ["ENVELOPEFS_PASSPHRASE", super::PIN_ENV];
 
@@ -67,8 +69,8 @@ pub(super) enum Lost {
 }
 
 impl Channel {
-    /// Starts a keeper, and with it a helper, for a module.
-    pub(super) fn start(module: &Path) -> io::Result<Self> {
+    /// Starts a keeper, and with it a helper, for a module. `hsm`: address of the HSM that our own module shall use.
+    pub(super) fn start(module: &Path, hsm: Option<&str>) -> io::Result<Self> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mut command = Command::new(program());
@@ -78,6 +80,9 @@ impl Channel {
             .stdin(Stdio::piped())
             .stdout(Stdio::from(theirs))
             .stderr(Stdio::null());
+        if let Some(address) = hsm {
+            command.env(HSM_ENV, address);
+        }
         for name in SECRETS {
             command.env_remove(name);
         }

@@ -90,11 +90,9 @@ impl Trouble {
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        let Error::Pkcs11(rv, function) = &error else {
-            return Self::Vague(Fault::new(Reason::Unreachable, error.to_string()));
-        };
-        let text = in_c(rv, *function);
+        let text = said(&error);
         let unreachable = Fault::new(Reason::Unreachable, text.clone());
+        let Error::Pkcs11(rv, _) = &error else { return Self::Vague(unreachable) };
         match rv {
             RvError::SessionHandleInvalid
             | RvError::SessionClosed
@@ -134,7 +132,8 @@ impl From<Error> for Trouble {
 }
 
 /// As the standard writes it: `C_WrapKey gave CKR_KEY_FUNCTION_NOT_PERMITTED`.
-fn in_c(rv: &RvError, function: Function) -> String {
+fn said(error: &Error) -> String {
+    let Error::Pkcs11(rv, function) = error else { return error.to_string() };
     let mut name = String::new();
     for c in format!("{rv:?}").chars() {
         if c.is_ascii_uppercase() {
@@ -166,11 +165,15 @@ impl Device {
             Err(Error::MissingSymbol(name)) => {
                 return Err(fail(format!("{at}: it is a library and no PKCS#11 module: it has no {name}")));
             }
-            Err(e) => return Err(fail(format!("{at}: {e}"))),
+            Err(e) => return Err(fail(format!("{at}: {}", said(&e)))),
         };
         match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-            Err(e) => return Err(fail(format!("{at}: the module does not start: {e}"))),
+            Err(e) => {
+                let ours = self.path.file_name().is_some_and(|name| name == "libenvelopefs.so");
+                let hint = if ours { " (it needs ENVELOPEFS_HSM, or --embedded-hsm)" } else { "" };
+                return Err(fail(format!("{at}: the module does not start: {}{hint}", said(&e))));
+            }
         }
         *loaded = Some(module.clone());
         Ok(module)
@@ -470,7 +473,7 @@ mod tests {
     /// Errors read as in the standard.
     #[test]
     fn errors_have_their_names() {
-        let text = in_c(&RvError::KeyFunctionNotPermitted, Function::WrapKey);
+        let text = said(&Error::Pkcs11(RvError::KeyFunctionNotPermitted, Function::WrapKey));
         assert_eq!(text, "C_WrapKey gave CKR_KEY_FUNCTION_NOT_PERMITTED");
     }
 }

@@ -26,7 +26,7 @@ use self::channel::{Channel, Lost};
 use self::mechanism::Kind;
 use self::wire::{Answer, Fault, MAX_ITEMS, Place, Reason, Request};
 use super::breaker::Breaker;
-use super::{KeyError, KeyInfo, Provider, WrapContext};
+use super::{KeyError, KeyInfo, Provider, Unlock, WrapContext};
 use crate::crypto::{DataKey, Secret};
 use crate::format::header::Wrapped;
 use crate::kms::canonical;
@@ -34,7 +34,7 @@ use crate::kms::canonical;
 pub use helper::helper;
 pub use keeper::{HELPER, KEEPER, keeper};
 pub(super) use uri::SCHEME;
-pub use uri::{TokenUri, needs_pin};
+pub use uri::{MODULE_ENV, TokenUri, needs_pin, uri_of};
 
 /// Holds the PIN where the URI names no file for it.
 pub const PIN_ENV: &str = "ENVELOPEFS_PIN";
@@ -67,13 +67,8 @@ pub(super) struct Token {
 
 impl Tokens {
     /// The provider for a key. Starts the module's helper; asks the token nothing.
-    pub(super) fn provider(
-        &self,
-        uri: TokenUri,
-        given: Option<&Zeroizing<String>>,
-        vault: &Path,
-    ) -> Result<Token, KeyError> {
-        let pin = uri::pin(&uri, given)?;
+    pub(super) fn provider(&self, uri: TokenUri, unlock: &Unlock, vault: &Path) -> Result<Token, KeyError> {
+        let pin = uri::pin(&uri, unlock.pin.as_ref())?;
         let module = trusted(&uri.module(), vault).map_err(|why| {
             KeyError::Unreachable(format!("{uri}: module {}: {why}", uri.module().display()))
         })?;
@@ -82,7 +77,7 @@ impl Tokens {
         let (channel, breaker) = match helpers.get(&module) {
             Some(open) => open.clone(),
             None => {
-                let channel = Channel::start(&module).map_err(|e| {
+                let channel = Channel::start(&module, unlock.hsm.as_deref()).map_err(|e| {
                     KeyError::Unreachable(format!(
                         "{uri}: the helper process is not started: {e} (a mount in its sandbox starts none: mount again)"
                     ))

@@ -14,7 +14,7 @@ use crate::keys::KeyError;
 /// What the URIs begin with.
 pub(in crate::keys) const SCHEME: &str = "pkcs11:";
 /// Names the module instead of the URIs' own `module-path`.
-pub(super) const MODULE_ENV: &str = "ENVELOPEFS_PKCS11_MODULE";
+pub const MODULE_ENV: &str = "ENVELOPEFS_PKCS11_MODULE";
 /// The longest value of one attribute: PKCS#11's own texts have at most 64 bytes, paths 4096.
 const LONGEST: usize = 4096;
 
@@ -217,6 +217,18 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         write!(text, "{byte:02x}").expect("writing to a String does not fail");
         text
     })
+}
+
+/// The URI of the secret key with a label in the only token of a module, its PIN in a file.
+pub fn uri_of(label: &str, module: &Path, pin: &Path) -> String {
+    let uri = TokenUri {
+        object: Some(label.to_owned()),
+        kind: Some("secret-key".to_owned()),
+        module: Some(module.to_owned()),
+        pin_source: Some(pin.to_owned()),
+        ..TokenUri::default()
+    };
+    uri.to_string()
 }
 
 /// Whether a URI needs a PIN that it does not say where to find.

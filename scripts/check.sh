@@ -18,6 +18,7 @@ step() {
 
 step "formatting" cargo fmt --all --check
 step "lints" cargo clippy --locked --all-targets -- -D warnings
+step "without the feature aws" cargo check --locked --no-default-features --lib --bins
 if command -v cargo-deny >/dev/null; then
   step "licences and sources" cargo deny --log-level error check licenses bans sources
   # The advisory database is fetched; without a network there is nothing to check against.

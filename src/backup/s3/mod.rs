@@ -3,6 +3,7 @@
 //! Every PUT says `If-None-Match: *` and carries a SHA-256, as a second line of defence: some stores answer 200 and
 //! overwrite, so nothing rests on it; the names of a repository's objects are hashes of their content.
 
+mod account;
 mod open;
 mod retry;
 

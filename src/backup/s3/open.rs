@@ -1,21 +1,17 @@
 //! From the text of a place to a store: `s3://BUCKET/PREFIX`, or a local directory.
 
 use std::fmt;
-use std::future::Future;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region};
-use aws_sdk_kms::config::{ProvideCredentials, SharedCredentialsProvider};
-use object_store::aws::{AmazonS3Builder, AwsCredential, Checksum};
+use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{ClientOptions, CredentialProvider, ObjectStore, RetryConfig};
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use super::super::error::{BackupError, Result};
-use super::StoreOptions;
+use super::{StoreOptions, account};
 
 /// Where a connection is not made within this time, it is tried again.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -97,24 +93,16 @@ impl Place {
     }
 
     async fn s3(&self, bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
-        let mut loader = aws_config::defaults(BehaviorVersion::latest());
-        if let Some(profile) = &options.profile {
-            loader = loader.profile_name(profile);
-        }
-        if let Some(region) = &options.region {
-            loader = loader.region(Region::new(region.clone()));
-        }
-        let config = loader.load().await;
-        let region = config.region().map_or(REGION, Region::as_ref).to_owned();
-        let credentials = config.credentials_provider().ok_or_else(|| self.wrong(&"no credentials"))?;
-        let endpoint = options.endpoint.clone().or_else(|| config.endpoint_url().map(str::to_owned));
+        let found = account::find(options).await.map_err(|e| self.wrong(&e))?;
+        let region = found.region.unwrap_or_else(|| REGION.to_owned());
+        let endpoint = options.endpoint.clone().or(found.endpoint);
         // Retries are counted and bounded here, one level up.
         let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() };
         let client = ClientOptions::new().with_connect_timeout(CONNECT).with_timeout_disabled();
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(bucket)
             .with_region(region)
-            .with_credentials(Arc::new(Chain(credentials)))
+            .with_credentials(found.credentials)
             .with_checksum_algorithm(Checksum::SHA256)
             .with_retry(retry);
         let plain = endpoint.as_deref().is_some_and(|e| e.starts_with("http://"));
@@ -124,35 +112,6 @@ impl Place {
             builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
         }
         Ok(Arc::new(builder.build().map_err(|e| self.wrong(&e))?))
-    }
-}
-
-/// Credentials as the AWS tools find them: environment, profile, SSO, web identity, container, instance metadata.
-#[derive(Debug)]
-struct Chain(SharedCredentialsProvider);
-
-type Found = object_store::Result<Arc<AwsCredential>>;
-
-impl CredentialProvider for Chain {
-    type Credential = AwsCredential;
-
-    fn get_credential<'s, 'f>(&'s self) -> Pin<Box<dyn Future<Output = Found> + Send + 'f>>
-    where
-        's: 'f,
-        Self: 'f,
-    {
-        Box::pin(async move {
-            let found = self.0.provide_credentials().await;
-            let found = found.map_err(|source| object_store::Error::Unauthenticated {
-                path: "credentials".into(),
-                source: Box::new(source),
-            })?;
-            Ok(Arc::new(AwsCredential {
-                key_id: found.access_key_id().to_owned(),
-                secret_key: found.secret_access_key().to_owned(),
-                token: found.session_token().map(str::to_owned),
-            }))
-        })
     }
 }
 

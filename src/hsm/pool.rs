@@ -25,8 +25,8 @@ use super::wire::{Request, VERSION, answer, decode};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a new connection may take to its first message, the TLS handshake included.
 const GREETING: Duration = Duration::from_secs(30);
-/// Threads that work at the same time.
-const MAX_WORKERS: usize = 128;
+/// Threads that work at the same time; few in tests, so that a few clients keep all of them busy.
+const MAX_WORKERS: usize = if cfg!(test) { 4 } else { 128 };
 /// Threads beyond that for other members of the cluster: here a thread may wait for a member that waits for this one.
 const SPARE_WORKERS: usize = 32;
 /// How long a thread without work stays.

@@ -90,7 +90,7 @@ fn an_application_has_its_share_of_memory_and_no_more() {
 fn connections_that_never_pause_leave_room_for_others() {
     let hsm = Hsm::new();
     let stop = Arc::new(AtomicBool::new(false));
-    let answered: Arc<Vec<AtomicU32>> = Arc::new((0..140).map(|_| AtomicU32::new(0)).collect());
+    let answered: Arc<Vec<AtomicU32>> = Arc::new((0..12).map(|_| AtomicU32::new(0)).collect());
     let chatty: Vec<_> = (0..answered.len())
         .map(|n| {
             let (stop, answered, at) = (stop.clone(), answered.clone(), hsm.address());

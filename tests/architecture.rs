@@ -13,7 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("vault", &["format"]),
     ("pipeline", &["format", "crypto"]),
     ("hsm", &["crypto"]),
-    ("kms", &["crypto"]),
+    ("kms", &["crypto", "hsm"]),
     ("keys", &["format", "crypto", "kms"]),
     ("content", &["format", "crypto", "vault", "pipeline"]),
     ("upkeep", &["format", "crypto", "vault", "keys", "content"]),

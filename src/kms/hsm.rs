@@ -213,4 +213,18 @@ impl Engine {
             }
         })
     }
+
+    /// Destroys the material of a deleted key in its cluster. As with AWS an effort only: a cluster that does not answer
+    /// now keeps it, and the log says so.
+    pub(super) fn destroy_in_cluster(&self, store: &str, material: &str) {
+        let found: Result<Option<StoreRecord>, KmsError> = self.store.read(|r| r.get(STORES, store));
+        let found = found.ok().flatten().filter(|s| s.connected);
+        let session = found.ok_or(ClusterError::NotFound).and_then(|s| self.clusters.session(&s));
+        if let Err(error) = session.and_then(|session| session.destroy(material)) {
+            log::warn!(
+                "custom key store {store}: the key {material} of a deleted KMS key stays in the HSM cluster ({})",
+                error.code()
+            );
+        }
+    }
 }

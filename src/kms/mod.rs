@@ -11,6 +11,7 @@ mod backup;
 mod blob;
 mod caller;
 mod check;
+mod cloudhsm;
 mod console;
 mod context;
 #[cfg(test)]

@@ -77,14 +77,18 @@ impl Engine {
     /// Does what is due on the key in a slot: deletes it, rotates it, forgets expired material.
     pub(super) fn settle(&self, slot: &str) -> Result<(), KmsError> {
         let now = self.now();
-        let mut dead = Vec::new();
+        let (mut dead, mut custom) = (Vec::new(), None);
         let events = self.store.write(|w| {
             // Another process may have done it.
             let Some(record) = w.get::<KeyRecord>(KEYS, slot)? else { return Ok(Vec::new()) };
+            custom.clone_from(&record.key_store);
             settle_in(w, record, now, &mut dead)
         })?;
         for id in &dead {
             self.forget_material(id);
+            if let Some(store) = &custom {
+                self.destroy_in_cluster(store, id);
+            }
         }
         if let Some(observer) = &self.observer {
             for event in &events {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::cli::{harden, signals};
+use crate::hsm::KeyStore;
 use crate::kms::Engine;
 use crate::kms::Limits;
 use crate::kms::quota::Quotas;
@@ -32,6 +33,10 @@ pub(super) struct ServeArgs {
     /// Request quotas: aws, off, xFACTOR, or CLASS=RATE,... (requests a second) [default: aws; off with --test-reset].
     #[arg(long = "quota", value_name = "SETTING", value_parser = Quotas::parse)]
     quotas: Option<Quotas>,
+    /// An HSM cluster for custom key stores: its id (cluster- and 11 to 16 letters and digits 2 to 7) and the file that
+    /// describes it (docs/KMS.md).
+    #[arg(long, value_name = "ID=FILE", value_parser = cluster)]
+    hsm_cluster: Vec<(String, PathBuf)>,
     /// A service control policy (JSON) over every account of the store: each one given has to allow a call.
     #[arg(long, value_name = "FILE")]
     service_control_policy: Vec<PathBuf>,
@@ -76,6 +81,9 @@ pub(super) fn run(
     });
     let control = control.collect::<Result<Vec<_>, _>>()?;
     let engine = open()?.with_limits(limits).with_quotas(quotas).with_service_control(control)?.hold()?;
+    for (id, file) in &args.hsm_cluster {
+        engine.add_cluster(id, Arc::new(KeyStore::described(file)?));
+    }
     let server = Server::bind(Arc::new(engine), &settings)?;
     for address in server.addresses() {
         match address {
@@ -101,4 +109,15 @@ pub(super) fn run(
         }
     })?;
     Ok(server.run()?)
+}
+
+/// Reads `cluster-ID=FILE`.
+fn cluster(text: &str) -> Result<(String, PathBuf), String> {
+    let (id, file) = text.split_once('=').ok_or("write cluster-ID=FILE")?;
+    let tail = id.strip_prefix("cluster-").unwrap_or_default();
+    let fits = |c: char| c.is_ascii_alphabetic() || ('2'..='7').contains(&c);
+    if !(11..=16).contains(&tail.len()) || !tail.chars().all(fits) {
+        return Err(format!("{id:?}: an id is cluster- and 11 to 16 letters and digits 2 to 7"));
+    }
+    Ok((id.to_owned(), file.into()))
 }

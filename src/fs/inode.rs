@@ -202,6 +202,20 @@ impl Table {
         }
     }
 
+    /// Adds an inode that was made without a name and is found by `pin` until it has one; one reference. What the table knew
+    /// by its number is gone.
+    pub(super) fn enter_nameless(&self, (ino, made): (Ino, &LowerStat), pin: Arc<OwnedFd>) -> Arc<Inode> {
+        let inode = Arc::new(Inode::new(ino, *made));
+        inode.ways.lock().pin = Some(pin);
+        let mut shard = self.shard(ino).lock();
+        // The kernel will give the old one's references back under the same number.
+        let references = shard.get(&ino).map_or(0, |k| k.references) + 1;
+        let old = shard.insert(ino, Known { inode: Arc::clone(&inode), references });
+        drop(shard);
+        drop(old);
+        inode
+    }
+
     /// Adds a reference to an inode that someone holds, so that whoever looks it up meets the same one. False where the
     /// table knows another inode by that number.
     pub(super) fn hold(&self, inode: &Arc<Inode>) -> bool {

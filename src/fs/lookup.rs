@@ -77,6 +77,7 @@ impl Fs {
         let dir = self.dir(new_parent)?;
         let name = self.encode(&dir, new_name)?;
         let anchor = self.anchor(&inode)?;
+        let nameless = inode.links().is_empty() && inode.pin().is_some();
         let _long = self.long_guard(&[&name]);
         self.put_sidecar(&dir, &name)?;
         if let Err(e) = entry::link(&anchor, &*dir, &name.lower) {
@@ -84,10 +85,22 @@ impl Fs {
             return Err(e.into());
         }
         inode.attributes_changed();
-        self.enter(&above, &dir, &name.lower).inspect_err(|_| {
+        let found = self.enter(&above, &dir, &name.lower).inspect_err(|_| {
             let _ = entry::unlink(&*dir, &name.lower);
             self.drop_sidecar(&dir, &name);
-        })
+        })?;
+        if nameless {
+            self.named(&inode);
+        }
+        Ok(found)
+    }
+
+    /// A file that was made without a name has one: no descriptor needed, unless the name is going already.
+    fn named(&self, inode: &Inode) {
+        let _still = self.barrier.write();
+        if self.stat_by_name(inode).is_ok() {
+            inode.ways.lock().pin = None;
+        }
     }
 
     /// Target of a symlink.

@@ -59,6 +59,42 @@ impl Fs {
         Ok((found, self.files.put(held)))
     }
 
+    /// Makes and opens a regular file without a name (O_TMPFILE); gives its handle. It comes to have one by `link`.
+    ///
+    /// EOPNOTSUPP where the lower filesystem has no such files.
+    pub fn tmpfile(&self, caller: &Caller, parent: Ino, mode: u32, flags: i32) -> Result<(Found, u64)> {
+        self.changeable()?;
+        let dir = self.dir(parent)?;
+        let flags = OFlags::from_bits_retain(flags.cast_unsigned());
+        let (found, held) = self.with_room(|| self.make_nameless(caller, &dir, mode, writes(flags)))?;
+        Ok((found, self.files.put(held)))
+    }
+
+    fn make_nameless(&self, caller: &Caller, dir: &OpenDir, mode: u32, write: bool) -> Result<(Found, Held)> {
+        let new = self.keyring.new_file()?;
+        let fresh = FreshFile::make(dir.as_fd(), (mode & 0o7777, caller.umask), temporary_name)?;
+        if !fresh.is_nameless() {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        fresh.set_xattr(HEADER_XATTR, &new.header)?;
+        let lower = Arc::clone(fresh.file());
+        let made = stat::stat_fd(&lower.0)?;
+        let pin = Arc::new(rustix::io::fcntl_dupfd_cloexec(&lower.0, 3)?);
+        let ino = self.ino_of(made.ino);
+        let inode = self.table.enter_nameless((ino, &made), pin);
+        self.dirs.remove(ino);
+        inode.bare.store(!self.options.shared, Ordering::Release);
+        let finish = || {
+            let content = self.make_content(&inode, &lower, new)?;
+            let stat = entry::give_to(&lower.0, &made, dir.as_fd(), (caller.uid, caller.gid))?;
+            let file = Arc::new(OpenFile::new(content, Arc::clone(&lower), true));
+            inode.open.lock().start(Arc::clone(&file));
+            let held = Held::new(Arc::clone(&inode), file, write, &self.table);
+            Ok((self.found(&inode, &stat), held))
+        };
+        finish().inspect_err(|_| self.forget(ino, 1))
+    }
+
     /// Makes a file, FIFO, socket or device node.
     pub fn mknod(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32, rdev: u32) -> Result<Found> {
         let place = self.place(parent, name)?;

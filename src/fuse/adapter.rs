@@ -160,6 +160,12 @@ impl Handler for Adapter {
         Ok((self.entry(found), self.opened(fh)))
     }
 
+    fn tmpfile(&self, caller: &Caller, parent: Ino, mode: u32, flags: i32) -> Answer<(Entry, Opened)> {
+        let made = self.fs.tmpfile(caller, parent, mode, flags);
+        let (found, fh) = self.say("create of a nameless file in directory", parent, made)?;
+        Ok((self.entry(found), self.opened(fh)))
+    }
+
     fn open(&self, ino: Ino, flags: i32) -> Answer<Opened> {
         let fh = self.say("open", ino, self.fs.open_file(ino, flags))?;
         if self.must_look_again(ino, fh) {

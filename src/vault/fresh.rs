@@ -54,6 +54,11 @@ impl<'d> FreshFile<'d> {
         access::lent(&self.file.0, 0o600, set)
     }
 
+    /// Whether it can stay without a name; false on filesystems without `O_TMPFILE`, where it has a temporary one.
+    pub fn is_nameless(&self) -> bool {
+        self.temporary.is_none()
+    }
+
     /// Gives the file its name; fails where that is taken.
     pub fn publish(mut self, name: &str) -> Result<()> {
         match &self.temporary {

@@ -18,6 +18,7 @@ mod keys;
 mod kms_support;
 mod lifecycle;
 mod memory;
+mod nameless;
 mod options;
 mod posix;
 mod protocol;

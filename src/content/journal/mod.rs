@@ -228,8 +228,11 @@ impl Journal {
             state.fresh.retain(|f| f.strong_count() > 0);
         }
         state.fresh.push(Arc::downgrade(file));
-        state.made.get_or_insert_with(Instant::now);
-        self.started(state);
+        // The thread knows from the first one on when it has to look: a wake-up for each would cost more than the create.
+        if state.made.is_none() || !state.started {
+            state.made.get_or_insert_with(Instant::now);
+            self.started(state);
+        }
     }
 
     /// Appends a record of a file. Under the file's locks.

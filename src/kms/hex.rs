@@ -1,13 +1,8 @@
 //! Lower-case hexadecimal text.
 
-use std::fmt::Write as _;
-
 /// Text of bytes.
 pub(super) fn encode(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String does not fail");
-        text
-    })
+    hex::encode(bytes)
 }
 
 /// Bytes of lower-case text of even length.

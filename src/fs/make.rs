@@ -71,6 +71,7 @@ impl Fs {
     }
 
     fn make_nameless(&self, caller: &Caller, dir: &OpenDir, mode: u32, write: bool) -> Result<(Found, Held)> {
+        let _birth = self.births.read();
         let new = self.keyring.new_file()?;
         let fresh = FreshFile::make(dir.as_fd(), (mode & 0o7777, caller.umask), temporary_name)?;
         if !fresh.is_nameless() {

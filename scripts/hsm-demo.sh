@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# hsm-demo.sh [--short]   An HSM from nothing: created, its certificate signed by an own CA, activated; an admin and a crypto
-# user; a key made by pkcs11-tool; a vault initialised and mounted on it through the PKCS#11 module; the HSM stopped and
-# started under the mount; a password backup restored into a fresh HSM, which then opens the same vault. Exit 0 only where all
-# of it went as it shall. --short leaves out what takes long: TLS and the larger files. What is missing is said.
+# hsm-demo.sh [--short]   HSMs from nothing: an own CA; a cluster of three, initialised with certificates of that CA and
+# activated; admins and a crypto user; a key made by pkcs11-tool, which all members have; a vault initialised and mounted on the
+# cluster through the PKCS#11 module; each member killed while files are written and read, none of which may fail, and brought
+# back, and synchronised; all of them killed and started under the mount; a password backup restored into a fresh HSM, which
+# then opens the same vault. Exit 0 only where all of it went as it shall. --short leaves out the larger files.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 short=0; [ "${1:-}" = --short ] && short=1
@@ -15,7 +16,9 @@ for program in pkcs11-tool openssl; do
 done
 work=$(mktemp -d)
 declare -A servers=()
+load=
 cleanup() {
+  : >"$work/enough"
   mountpoint -q "$work/plain" 2>/dev/null && fusermount3 -uz "$work/plain"
   for name in "${!servers[@]}"; do kill "${servers[$name]}" 2>/dev/null || true; done
   wait 2>/dev/null || true
@@ -24,7 +27,7 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-step() { printf '%-74s' "$1"; }
+step() { printf '%-76s' "$1"; }
 ok() { echo ok; }
 fail() { echo "FAILED: $*"; [ ! -f "$work/log" ] || tail -n 20 "$work/log"; exit 1; }
 # refused PATTERN COMMAND...   runs a command that must fail, and say why.
@@ -48,40 +51,70 @@ echo user-password >"$work/user"
 echo user:user-password >"$work/pin"
 echo backup-password >"$work/backup"
 
-# serve NAME [ADDRESS]   starts the HSM of $work/NAME; by default on a socket beside it.
+# serve NAME...   starts the HSMs of $work/NAME, each on a socket beside it.
 serve() {
-  local name=$1 listen=${2:-unix:$work/$1.sock}
-  "$efs" hsm serve --dir "$work/$name" --listen "$listen" >"$work/$name.out" 2>>"$work/$name.err" &
-  servers[$name]=$!
-  [[ $listen != unix:* ]] || until_true test -S "${listen#unix:}"
+  local name
+  for name in "$@"; do
+    "$efs" hsm serve --dir "$work/$name" --listen "unix:$work/$name.sock" >"$work/$name.out" 2>>"$work/$name.err" &
+    servers[$name]=$!
+  done
+  for name in "$@"; do until_true test -S "$work/$name.sock"; done
 }
-# stop NAME   as a plug that is pulled.
+# stop NAME...   as a plug that is pulled.
 stop() {
-  kill -9 "${servers[$1]}"
-  wait "${servers[$1]}" 2>/dev/null || true
-  unset "servers[$1]"
-  rm -f "$work/$1.sock"
+  local name
+  for name in "$@"; do
+    kill -9 "${servers[$name]}"
+    wait "${servers[$name]}" 2>/dev/null || true
+    unset "servers[$name]"
+    rm -f "$work/$name.sock"
+  done
 }
-# talk_to NAME   the HSM for commands and module.
-talk_to() { export ENVELOPEFS_HSM=unix:$work/$1.sock; }
+# at NAME ARGUMENT...   a command of `hsm`, at one member.
+at() {
+  local name=$1
+  shift
+  ENVELOPEFS_HSM=unix:$work/$name.sock "$efs" hsm "$@"
+}
+log_in() { at "$1" login --username admin --role admin --password-file "$work/admin" >/dev/null; }
+# members NAME...   writes the configuration of commands and module.
+members() {
+  local list
+  list=$(printf ',"unix:%s.sock"' "${@/#/$work/}")
+  echo "{\"members\": [${list:1}]}" >"$work/hsm.json"
+}
+export ENVELOPEFS_HSM_CONF=$work/hsm.json
 
-# new_hsm NAME   creates and activates an HSM, with the admin and the crypto user `user`.
+# sign NAME   the certificate of an HSM by the own CA.
+sign() {
+  at "$1" cluster csr >"$work/$1.csr"
+  openssl x509 -req -in "$work/$1.csr" -CA "$work/ca.crt" -CAkey "$work/ca.key" -copy_extensions copy -days 30 \
+    -out "$work/$1.crt" 2>/dev/null
+  at "$1" cluster initialize --signed-cert "$work/$1.crt" --trust-anchor "$work/ca.crt" >/dev/null
+}
+
+# new_hsm NAME   creates, initialises and activates an HSM, with an admin more and the crypto user `user`.
 new_hsm() {
   "$efs" hsm cluster create --dir "$work/$1" --key-file >/dev/null
   serve "$1"
-  talk_to "$1"
-  "$efs" hsm cluster activate --password-file "$work/admin" >/dev/null
-  "$efs" hsm login --username admin --role admin --password-file "$work/admin" >/dev/null
-  "$efs" hsm user create --username user --role crypto-user --password-file "$work/user" >/dev/null
+  sign "$1"
+  at "$1" cluster activate --password-file "$work/admin" >/dev/null
+  log_in "$1"
+  at "$1" user create --username officer --role admin --password-file "$work/admin" >/dev/null
+  at "$1" user create --username user --role crypto-user --password-file "$work/user" >/dev/null
 }
-
-# sign NAME   the certificate of an HSM by an own CA.
-sign() {
-  openssl req -x509 -newkey rsa:2048 -nodes -keyout "$work/ca.key" -out "$work/ca.crt" -days 30 -subj "/CN=demo CA" 2>/dev/null
-  "$efs" hsm cluster csr >"$work/$1.csr"
-  openssl x509 -req -in "$work/$1.csr" -CA "$work/ca.crt" -CAkey "$work/ca.key" -copy_extensions copy -days 30 \
-    -out "$work/$1.crt" 2>/dev/null
-  "$efs" hsm cluster initialize --signed-cert "$work/$1.crt" --trust-anchor "$work/ca.crt" >/dev/null
+# new_member NAME OF   makes an HSM of a backup of another, and a member of its cluster.
+new_member() {
+  "$efs" hsm restore --dir "$work/$1" --key-file --backup "$work/$2"/backups/*.backup --password-file "$work/backup" >/dev/null
+  serve "$1"
+  log_in "$1"
+  sign "$1"
+  log_in "$2"
+  at "$2" cluster add --member "unix:$work/$1.sock" >/dev/null
+}
+# synchronised NAME   whether the others have all that a member has, by its own word.
+synchronised() {
+  [ "$(at "$1" health | tr -d ' \n' | grep -o '"lacks":0' | wc -l)" = 2 ]
 }
 
 tool() { pkcs11-tool --module "$module" --login --login-type user --pin user:user-password "$@" 2>>"$work/tool.err"; }
@@ -101,18 +134,25 @@ compare() {
 vault_mount() { "$efs" mount -o key_cache=0 --log-file "$work/log" "$work/vault" "$work/plain"; }
 
 demo_hsm() {
-  step "an HSM is created and activated; admin and crypto user"
+  step "an own CA; an HSM is created, initialised, activated; admins, crypto user"
+  openssl req -x509 -newkey rsa:2048 -nodes -keyout "$work/ca.key" -out "$work/ca.crt" -days 30 -subj "/CN=demo CA" 2>/dev/null
   new_hsm one; ok
-  if [ $short = 0 ]; then
-    step "its certificate is signed by an own CA"
-    sign one; ok
-  fi
+  step "a cluster of three: two more are made of its backup, and added"
+  at one backup --password-file "$work/backup" >/dev/null
+  new_member two one
+  new_member three one
+  members one two three
+  until_true synchronised one; ok
   step "a wrong PIN is refused, and the admin uses no key"
   refused 'CKR_PIN_INCORRECT' pkcs11-tool --module "$module" --login --pin user:not-this-one --list-objects
-  refused 'another role' "$efs" hsm key generate-symmetric aes --label x; ok
-  step "a key is made by pkcs11-tool"
+  refused 'another role' at one key generate-symmetric aes --label x; ok
+  step "a key is made by pkcs11-tool; hsm health: no member lacks it"
   tool --keygen --key-type AES:32 --sensitive --label vault-key --id 01 >/dev/null
-  tool --list-objects --type secrkey | grep -q vault-key; ok
+  local name
+  for name in one two three; do until_true synchronised "$name"; done
+  for name in one two three; do
+    ENVELOPEFS_HSM=unix:$work/$name.sock tool --list-objects --type secrkey | grep -q vault-key || fail "$name has no key"
+  done; ok
 }
 
 demo_vault() {
@@ -127,16 +167,65 @@ demo_vault() {
   compare "$work/plain"; ok
 }
 
+# work_on   writes new files and reads them and an older one, until it is told; a failure is left in $work/broken.
+work_on() {
+  local n=0
+  while [ ! -e "$work/enough" ]; do
+    n=$((n + 1))
+    head -c 5000 /dev/urandom >"$work/load"
+    if ! { cp "$work/load" "$work/plain/load-$n" && cmp "$work/load" "$work/plain/load-$n" &&
+      cmp "$work/copy-4065" "$work/plain/file-4065"; } 2>"$work/load.err"; then
+      echo "at file $n: $(cat "$work/load.err")" >"$work/broken"
+      return
+    fi
+    echo "$n" >"$work/done.new"
+    mv "$work/done.new" "$work/done"
+  done
+}
+# works_on   waits until twenty files more are written.
+works_on() {
+  local before
+  before=$(cat "$work/done" 2>/dev/null || echo 0)
+  has_more() { [ -e "$work/broken" ] || [ "$(cat "$work/done" 2>/dev/null || echo 0)" -ge $((before + 20)) ]; }
+  until_true has_more
+  [ ! -e "$work/broken" ] || fail "a file operation failed $(cat "$work/broken")"
+}
+demo_loss() {
+  step "each member is killed under load and comes back; no operation fails"
+  local lost other pair
+  work_on &
+  load=$!
+  for pair in one:two two:three three:one; do
+    lost=${pair%:*} other=${pair#*:}
+    works_on
+    stop "$lost"
+    works_on
+    # What it lacks when it is back.
+    log_in "$other"
+    at "$other" user create --username "late-$lost" --role crypto-user --password-file "$work/user" >/dev/null
+    at "$other" health | grep -q "late-$lost" || fail "hsm health does not say that $lost lacks a user"
+    serve "$lost"
+    until_true synchronised "$other"
+    log_in "$lost"
+    at "$lost" user list | grep -q "late-$lost" || fail "$lost does not know the user that was made without it"
+  done
+  works_on
+  : >"$work/enough"
+  wait "$load"
+  [ ! -e "$work/broken" ] || fail "a file operation failed $(cat "$work/broken")"
+  echo "ok ($(cat "$work/done") files)"
+}
+
 demo_outage() {
-  step "the HSM is stopped: what is open goes on, the rest gives ENOKEY"
+  step "all are killed: what is open goes on, the rest gives ENOKEY"
   local key_missing='Required key not available'
   exec 7<"$work/plain/file-100000"
-  stop one
+  stop one two three
   refused "$key_missing" cat "$work/plain/file-4065"
   cmp "$work/copy-100000" - <&7 || fail "what is open does not go on"
   exec 7<&-; ok
-  step "it is started again: the mount goes on by itself"
-  serve one
+  step "they are started again: the mount goes on by itself"
+  serve one two three
   until_true cat "$work/plain/file-4065"
   compare "$work/plain"
   echo new >"$work/plain/after"
@@ -145,14 +234,15 @@ demo_outage() {
 
 demo_restore() {
   step "a password backup; restored into a fresh HSM, it opens the same vault"
-  "$efs" hsm login --username admin --role admin --password-file "$work/admin" >/dev/null
-  "$efs" hsm backup --password-file "$work/backup" >/dev/null
+  log_in one
+  rm "$work"/one/backups/*.backup
+  at one backup --password-file "$work/backup" >/dev/null
   refused 'assword\|wrong' "$efs" hsm restore --dir "$work/none" --key-file --backup "$work"/one/backups/*.backup --password-file "$work/user"
-  stop one
-  "$efs" hsm restore --dir "$work/two" --key-file --backup "$work"/one/backups/*.backup --password-file "$work/backup" >/dev/null
-  rm -r "$work/one"
-  serve two
-  talk_to two
+  stop one two three
+  "$efs" hsm restore --dir "$work/fresh" --key-file --backup "$work"/one/backups/*.backup --password-file "$work/backup" >/dev/null
+  rm -r "$work/one" "$work/two" "$work/three"
+  serve fresh
+  members fresh
   vault_mount
   compare "$work/plain"
   [ "$(cat "$work/plain/after")" = new ]
@@ -163,6 +253,7 @@ demo_restore() {
 demo_hsm
 if [ -e /dev/fuse ]; then
   demo_vault
+  demo_loss
   demo_outage
   demo_restore
 else

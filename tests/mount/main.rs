@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod cluster;
 mod damage;
 mod diff;
 #[path = "../support/fake_kms.rs"]

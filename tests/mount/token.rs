@@ -28,7 +28,7 @@ fn is_there(program: &str) -> bool {
 }
 
 /// Our module, as it was built last.
-fn our_module() -> PathBuf {
+pub(crate) fn our_module() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_envelopefs"));
     let beside = program.with_file_name("libenvelopefs.so");
     let built = program.with_file_name("deps").join("libenvelopefs.so");
@@ -225,7 +225,7 @@ fn is_usable(token: &Token, vault: &Vault) {
 }
 
 /// Ends the workers of a test, also when it fails.
-struct Stop<'a>(&'a AtomicBool);
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

@@ -3,7 +3,8 @@
 # activated; admins and a crypto user; a key made by pkcs11-tool, which all members have; a vault initialised and mounted on the
 # cluster through the PKCS#11 module; each member killed while files are written and read, none of which may fail, and brought
 # back, and synchronised; all of them killed and started under the mount; a password backup restored into a fresh HSM, which
-# then opens the same vault. Exit 0 only where all of it went as it shall. --short leaves out the larger files.
+# then opens the same vault. Exit 0 only where all of it went as it shall. --short leaves out the larger files, and TLS: the
+# module talks to the members over Unix sockets only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 short=0; [ "${1:-}" = --short ] && short=1
@@ -15,7 +16,7 @@ for program in pkcs11-tool openssl; do
   command -v "$program" >/dev/null || { echo "hsm-demo.sh: $program is missing: apt install opensc openssl" >&2; exit 2; }
 done
 work=$(mktemp -d)
-declare -A servers=()
+declare -A servers=() ports=()
 load=
 cleanup() {
   : >"$work/enough"
@@ -51,11 +52,13 @@ echo user-password >"$work/user"
 echo user:user-password >"$work/pin"
 echo backup-password >"$work/backup"
 
-# serve NAME...   starts the HSMs of $work/NAME, each on a socket beside it.
+# serve NAME...   starts the HSMs of $work/NAME, each on a socket beside it; one with a certificate on TCP too, if not --short.
 serve() {
-  local name
+  local name listen
   for name in "$@"; do
-    "$efs" hsm serve --dir "$work/$name" --listen "unix:$work/$name.sock" >"$work/$name.out" 2>>"$work/$name.err" &
+    listen=(--listen "unix:$work/$name.sock")
+    [ $short = 1 ] || [ ! -f "$work/$name.crt" ] || listen+=(--listen "tcp:127.0.0.1:${ports[$name]:-0}")
+    "$efs" hsm serve --dir "$work/$name" "${listen[@]}" >"$work/$name.out" 2>>"$work/$name.err" &
     servers[$name]=$!
   done
   for name in "$@"; do until_true test -S "$work/$name.sock"; done
@@ -77,14 +80,36 @@ at() {
   ENVELOPEFS_HSM=unix:$work/$name.sock "$efs" hsm "$@"
 }
 log_in() { at "$1" login --username admin --role admin --password-file "$work/admin" >/dev/null; }
-# members NAME...   writes the configuration of commands and module.
+# on_tcp NAME...   starts HSMs anew, which then serve on a port of the system's choice too, and keep it.
+on_tcp() {
+  local name
+  for name in "$@"; do
+    stop "$name"
+    serve "$name"
+    until_true grep -q tcp: "$work/$name.out"
+    ports[$name]=$(sed -n 's/.*tcp:127.0.0.1:\([0-9]*\).*/\1/p' "$work/$name.out")
+  done
+}
+# members NAME...   writes the module's configuration.
 members() {
-  local list
-  list=$(printf ',"unix:%s.sock"' "${@/#/$work/}")
-  echo "{\"members\": [${list:1}]}" >"$work/hsm.json"
+  local name list= tls=
+  for name in "$@"; do
+    if [ $short = 1 ]; then list+=",\"unix:$work/$name.sock\""; else list+=",\"tcp:127.0.0.1:${ports[$name]}\""; fi
+  done
+  [ $short = 1 ] ||
+    tls=", \"tls\": {\"ca\": \"$work/ca.crt\", \"cert\": \"$work/client.crt\", \"key\": \"$work/client.key\"}"
+  echo "{\"members\": [${list:1}]$tls}" >"$work/hsm.json"
 }
 export ENVELOPEFS_HSM_CONF=$work/hsm.json
 
+# authority   the own CA, and a client's certificate by it.
+authority() {
+  openssl req -x509 -newkey rsa:2048 -nodes -keyout "$work/ca.key" -out "$work/ca.crt" -days 30 -subj "/CN=demo CA" 2>/dev/null
+  openssl req -newkey rsa:2048 -nodes -keyout "$work/client.key" -out "$work/client.csr" -subj "/CN=demo client" \
+    -addext extendedKeyUsage=clientAuth 2>/dev/null
+  openssl x509 -req -in "$work/client.csr" -CA "$work/ca.crt" -CAkey "$work/ca.key" -copy_extensions copy -days 30 \
+    -out "$work/client.crt" 2>/dev/null
+}
 # sign NAME   the certificate of an HSM by the own CA.
 sign() {
   at "$1" cluster csr >"$work/$1.csr"
@@ -135,12 +160,13 @@ vault_mount() { "$efs" mount -o key_cache=0 --log-file "$work/log" "$work/vault"
 
 demo_hsm() {
   step "an own CA; an HSM is created, initialised, activated; admins, crypto user"
-  openssl req -x509 -newkey rsa:2048 -nodes -keyout "$work/ca.key" -out "$work/ca.crt" -days 30 -subj "/CN=demo CA" 2>/dev/null
+  authority
   new_hsm one; ok
   step "a cluster of three: two more are made of its backup, and added"
   at one backup --password-file "$work/backup" >/dev/null
   new_member two one
   new_member three one
+  [ $short = 1 ] || on_tcp one two three
   members one two three
   until_true synchronised one; ok
   step "a wrong PIN is refused, and the admin uses no key"
@@ -242,6 +268,11 @@ demo_restore() {
   "$efs" hsm restore --dir "$work/fresh" --key-file --backup "$work"/one/backups/*.backup --password-file "$work/backup" >/dev/null
   rm -r "$work/one" "$work/two" "$work/three"
   serve fresh
+  if [ $short = 0 ]; then
+    log_in fresh
+    sign fresh
+    on_tcp fresh
+  fi
   members fresh
   vault_mount
   compare "$work/plain"

@@ -129,11 +129,13 @@ impl Turnstile {
         if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, lease)) {
             *now = None;
             self.closed.store(false, Ordering::SeqCst);
+            // From here on changes come and go; its holder need not wait for all of them to be gone at once.
+            self.empty.notify_all();
         }
     }
 
     /// Keeps changes off for a lease, and waits for those that go on. False where another lease holds, or they took longer
-    /// than the lease.
+    /// than the lease, or a change that had waited for the lease before ended this one.
     fn close(&self, lease: &Arc<Lease>) -> bool {
         let mut now = self.lease.lock();
         if now.as_ref().is_some_and(|now| !now.is_over()) {
@@ -142,7 +144,7 @@ impl Turnstile {
         *now = Some(Arc::clone(lease));
         self.closed.store(true, Ordering::SeqCst);
         while self.going.load(Ordering::SeqCst) != 0 {
-            if self.empty.wait_until(&mut now, lease.until).timed_out() {
+            if lease.is_over() || self.empty.wait_until(&mut now, lease.until).timed_out() {
                 return false;
             }
         }

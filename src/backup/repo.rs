@@ -515,7 +515,7 @@ fn item_of(path: PathBuf, node: &Node) -> Item {
 /// SHA-256 in hexadecimal.
 pub(super) fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(sha2::Sha256::digest(bytes))
 }
 
 /// A day or a moment, as seconds since 1970; a day means its end.

@@ -105,11 +105,7 @@ impl VolumeConfig {
 
     /// Body and `mac` line.
     pub fn join(body: &str, mac: &[u8; 32]) -> String {
-        let mut out = format!("{body}{MAC_OPEN}");
-        for byte in mac {
-            out += &format!("{byte:02x}");
-        }
-        out + MAC_CLOSE
+        format!("{body}{MAC_OPEN}{}{MAC_CLOSE}", hex::encode(mac))
     }
 
     /// Splits and decodes a config file.

@@ -229,11 +229,7 @@ fn check_private(path: &Path, meta: &fs::Metadata) -> Result<(), HsmError> {
 
 /// Lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(bytes)
 }
 
 /// The bytes of hexadecimal digits; `None` for anything else.

@@ -188,9 +188,5 @@ pub(super) fn sync(dir: &Path) -> Result<(), OpenError> {
 }
 
 pub(super) fn temporary() -> String {
-    use std::fmt::Write as _;
-    random::array::<8>().iter().fold(TMP_PREFIX.to_owned(), |mut name, byte| {
-        write!(name, "{byte:02x}").expect("writing to a String does not fail");
-        name
-    })
+    format!("{TMP_PREFIX}{}", hex::encode(random::array::<8>()))
 }

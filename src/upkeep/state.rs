@@ -130,8 +130,7 @@ impl State {
 }
 
 fn first_line(target: &str, run: &[u8; 16]) -> String {
-    let id: String = run.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("rewrap {id} to {target}\n")
+    format!("rewrap {} to {target}\n", hex::encode(run))
 }
 
 fn read(path: &Path, target: &str) -> Option<([u8; 16], HashSet<[u8; 16]>)> {

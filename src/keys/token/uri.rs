@@ -213,10 +213,7 @@ fn escape(bytes: &[u8], also: &[u8]) -> String {
 
 /// Bytes in lowercase hex.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String does not fail");
-        text
-    })
+    hex::encode(bytes)
 }
 
 /// The URI of the secret key with a label in the only token of a module, its PIN in a file.

@@ -12,6 +12,7 @@ pub mod names;
 pub mod piece;
 pub mod random;
 pub mod seal;
+pub mod wiped;
 
 pub use block::{FileKeys, Tampered};
 pub use journal::{JournalKey, JournalRoot};

@@ -13,6 +13,7 @@ use super::admin::Refusal;
 use super::appliance::{Appliance, Life, Meta};
 use super::cluster::Stamp;
 use super::error::HsmError;
+use super::passworded::Kind;
 use super::record;
 use super::root::{self, Cost, Protection, hex, unhex};
 use super::store::{Store, Table};
@@ -22,16 +23,12 @@ use crate::crypto::{SealKey, Secret, random};
 
 /// Associated data of masked objects. Never edit it.
 pub(super) const MASKED_AD: &[u8] = b"envelopefs/hsm/v1/masked";
-/// Associated data of a backup begins with this. Never edit it.
-const BACKUP_AD: &[u8] = b"envelopefs/hsm/v1/backup";
-/// What a backup file begins with.
-const MAGIC: &[u8; 8] = b"EFSHSM01";
+/// The file of a backup. Never edit it.
+const BACKUP: Kind = Kind { magic: b"EFSHSM01", label: b"envelopefs/hsm/v1/backup" };
 /// Folder of the backups, in the HSM's directory.
 const FOLDER: &str = "backups";
 /// Backups that are kept; the oldest go.
 const KEPT: usize = 90;
-/// Length of the header: magic, memory, passes, salt.
-const HEADER: usize = 8 + 4 + 4 + 16;
 
 #[derive(Serialize, Deserialize)]
 struct Content {
@@ -42,25 +39,17 @@ struct Content {
     gone: Vec<(String, Stamp)>,
 }
 
-fn key(header: &[u8; HEADER], password: &[u8]) -> Option<SealKey> {
-    let number = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));
-    let cost = Cost { memory_kib: number(8)?, passes: number(12)? };
-    if header.get(..8)? != MAGIC || !cost.is_sane() {
-        return None;
-    }
-    Some(SealKey::new(cost.stretch(password, header.get(16..)?)?))
-}
-
-fn bound(header: &[u8; HEADER]) -> Vec<u8> {
-    [BACKUP_AD, header].concat()
-}
-
 impl Appliance {
     /// The key that seals masked objects.
     pub(super) fn mask(&self) -> Result<SealKey, Refusal> {
         let bytes = unhex(&self.state.read().meta.mask_key).map(Zeroizing::new);
         let secret = bytes.and_then(|b| Secret::from_slice(&b));
         secret.map(SealKey::new).ok_or_else(|| Refusal("the HSM's mask key is damaged".into()))
+    }
+
+    /// What stretching the password of a file costs.
+    pub(super) fn file_cost(&self) -> Cost {
+        if self.config.login_cost == Cost::TESTS { Cost::TESTS } else { Cost::SLOW }
     }
 
     /// Writes a backup; gives its path.
@@ -81,14 +70,8 @@ impl Appliance {
                 state.objects.values().filter(|o| o.is_token()).map(|o| record::encode(o)).collect();
             encode(&(record::json(&content), objects))
         };
-        let mut header = [0; HEADER];
-        let cost = if self.config.login_cost == Cost::TESTS { Cost::TESTS } else { Cost::SLOW };
-        let parts: [&[u8]; 4] =
-            [MAGIC, &cost.memory_kib.to_le_bytes(), &cost.passes.to_le_bytes(), &random::array::<16>()];
-        header.copy_from_slice(&parts.concat());
-        let key = key(&header, password).ok_or_else(|| Refusal("Argon2id refuses its cost".into()))?;
-        let mut file = header.to_vec();
-        file.extend_from_slice(&key.seal(&bound(&header), &plain));
+        let file = BACKUP.seal(password, self.file_cost(), &plain);
+        let file = file.ok_or_else(|| Refusal("Argon2id refuses its cost".into()))?;
         let path = self.write_backup(&file).map_err(|e| Refusal(e.to_string()))?;
         Ok(json!({ "path": path, "bytes": file.len() }))
     }
@@ -130,9 +113,7 @@ impl Appliance {
         let refused = || {
             HsmError::Denied(format!("{}: wrong password, or the backup was cut or changed", file.display()))
         };
-        let (header, sealed) = bytes.split_first_chunk::<HEADER>().ok_or_else(refused)?;
-        let key = key(header, password).ok_or_else(refused)?;
-        let plain = key.open(&bound(header), sealed).map_err(|_| refused())?;
+        let plain = BACKUP.open(password, &bytes).ok_or_else(refused)?;
         let from = &mut plain.as_slice();
         let broken = || HsmError::damaged(file, "its content does not decode");
         let content = Bytes::take(from).ok_or_else(broken)?;

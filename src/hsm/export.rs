@@ -15,29 +15,11 @@ use super::attrs::{Attrs, STATED};
 use super::cluster::object_key;
 use super::material;
 use super::object::{Object, Origin, complete};
-use super::root::Cost;
+use super::passworded::Kind;
 use super::users::{MIN_PASSWORD, Permission};
-use crate::crypto::{SealKey, random};
 
-/// Associated data of an exported key begins with this. Never edit it.
-const EXPORT_AD: &[u8] = b"envelopefs/hsm/v1/export";
-/// What the file begins with.
-const MAGIC: &[u8; 8] = b"EFSKEY01";
-/// Length of the header: magic, memory, passes, salt.
-const HEADER: usize = 8 + 4 + 4 + 16;
-
-fn key(header: &[u8; HEADER], password: &[u8]) -> Option<SealKey> {
-    let number = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));
-    let cost = Cost { memory_kib: number(8)?, passes: number(12)? };
-    if header.get(..8)? != MAGIC || !cost.is_sane() {
-        return None;
-    }
-    Some(SealKey::new(cost.stretch(password, header.get(16..)?)?))
-}
-
-fn bound(header: &[u8; HEADER]) -> Vec<u8> {
-    [EXPORT_AD, header].concat()
-}
+/// The file of an exported key. Never edit it.
+const EXPORT: Kind = Kind { magic: b"EFSKEY01", label: b"envelopefs/hsm/v1/export" };
 
 impl Appliance {
     /// `key export`: the file's bytes in base64.
@@ -61,14 +43,8 @@ impl Appliance {
         if password.len() < MIN_PASSWORD {
             return Err(Refusal(format!("the password of an export has at least {MIN_PASSWORD} characters")));
         }
-        let cost = if self.config.login_cost == Cost::TESTS { Cost::TESTS } else { Cost::SLOW };
-        let mut header = [0; HEADER];
-        let parts: [&[u8]; 4] =
-            [MAGIC, &cost.memory_kib.to_le_bytes(), &cost.passes.to_le_bytes(), &random::array::<16>()];
-        header.copy_from_slice(&parts.concat());
-        let key = key(&header, password).ok_or_else(|| Refusal("Argon2id refuses its cost".into()))?;
-        let mut file = header.to_vec();
-        file.extend_from_slice(&key.seal(&bound(&header), &attrs.encode()));
+        let file = EXPORT.seal(password, self.file_cost(), &attrs.encode());
+        let file = file.ok_or_else(|| Refusal("Argon2id refuses its cost".into()))?;
         Ok(json!({ "exported": BASE64.encode(file) }))
     }
 
@@ -83,9 +59,7 @@ impl Appliance {
         let owner = app.crypto_user(Permission::KeyManagement)?;
         let refused = || Refusal("wrong password, or the file was cut or changed".into());
         let bytes = BASE64.decode(file).map_err(|_| refused())?;
-        let (header, sealed) = bytes.split_first_chunk::<HEADER>().ok_or_else(refused)?;
-        let key = key(header, password).ok_or_else(refused)?;
-        let plain = key.open(&bound(header), sealed).map_err(|_| refused())?;
+        let plain = EXPORT.open(password, &bytes).ok_or_else(refused)?;
         let mut given = Attrs::decode(&plain).ok_or_else(refused)?;
         // Facts are stated anew: it was outside. Trust is the officer's to give.
         let facts = [CKA_TRUSTED, CKA_VALUE_LEN, CKA_CHECK_VALUE, CKA_MODULUS_BITS, CKA_PUBLIC_KEY_INFO];

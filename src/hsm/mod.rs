@@ -30,6 +30,7 @@ mod mechs;
 #[cfg(all(target_endian = "little", target_pointer_width = "64"))]
 mod module;
 mod object;
+mod passworded;
 mod pool;
 mod record;
 mod root;

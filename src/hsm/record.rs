@@ -15,6 +15,7 @@ use super::object::{KeyQuorum, Object};
 use super::store::{Change, Store, Table};
 use super::users::User;
 use super::wire::{Bytes, Wire as _, decode};
+use crate::crypto::wiped;
 
 /// A record, ready to be written.
 pub(super) struct Record {
@@ -31,27 +32,9 @@ impl Record {
 
 const META: &[u8] = b"hsm";
 
-/// A structure as JSON, into a buffer of its final length: a growing one would leave what it held behind.
+/// A structure as JSON.
 pub(super) fn json(value: &impl Serialize) -> Bytes {
-    let mut length = Length(0);
-    serde_json::to_writer(&mut length, value).expect("plain structures encode");
-    let mut out = Zeroizing::new(Vec::with_capacity(length.0));
-    serde_json::to_writer(&mut *out, value).expect("plain structures encode");
-    out
-}
-
-/// Counts what is written.
-struct Length(usize);
-
-impl std::io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    wiped::json(value).expect("plain structures encode")
 }
 
 pub(super) fn meta(meta: &Meta) -> Record {

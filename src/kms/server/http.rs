@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::listen::Origin;
 use super::{Shared, admin, auth, sts};
+use crate::crypto::wiped;
 use crate::kms::api::wipe;
 use crate::kms::caller::new_request_id;
 use crate::kms::console;
@@ -54,7 +55,7 @@ impl Answer {
 
     /// Takes the answer of an action, and wipes it.
     fn json(mut value: Value) -> Self {
-        let body = serialized(&value);
+        let body = wiped::json(&value).expect("a value has string keys only");
         wipe(&mut value);
         Self { status: StatusCode::OK, kind: AMZ_JSON, body }
     }
@@ -79,29 +80,6 @@ impl Answer {
             headers.insert("x-amzn-requestid", id);
         }
         response
-    }
-}
-
-/// A value's text, in one piece of memory: one that grew would leave copies behind.
-fn serialized(value: &Value) -> Zeroizing<Vec<u8>> {
-    let mut length = Length(0);
-    let counted = serde_json::to_writer(&mut length, value);
-    let mut text = Zeroizing::new(Vec::with_capacity(length.0));
-    counted.and_then(|()| serde_json::to_writer(&mut *text, value)).expect("a value has string keys only");
-    text
-}
-
-/// Counts what is written.
-struct Length(usize);
-
-impl std::io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

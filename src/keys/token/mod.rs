@@ -134,7 +134,7 @@ impl Token {
             let answer = match self.channel.ask(request) {
                 // A new helper knows no key yet.
                 Ok(Answer::NotOpen) => {
-                    let place = self.uri.place();
+                    let place = self.uri.place.clone();
                     let open = Request::Open { target: self.target, place, pin: self.pin.clone() };
                     self.channel.ask(&open).and_then(|_| self.channel.ask(request))
                 }
@@ -219,28 +219,17 @@ fn bytes(context: &WrapContext) -> Vec<u8> {
     canonical(&context.encryption_context()).expect("a context of ours is short and has no empty key")
 }
 
-impl TokenUri {
-    fn place(&self) -> Place {
-        Place {
-            token: self.token.clone(),
-            manufacturer: self.manufacturer.clone(),
-            model: self.model.clone(),
-            serial: self.serial.clone(),
-            slot_id: self.slot_id,
-            object: self.object.clone(),
-            id: self.id.clone(),
-            kind: self.kind.clone(),
-        }
-    }
-}
-
 impl Provider for Token {
     fn describe(&self) -> Result<KeyInfo, KeyError> {
         let (id, kind) = self.look()?;
         let key_id = if id.is_empty() { self.uri.key() } else { uri::hex(&id) };
         // A label may move to another key, which opens nothing that this one wrapped.
         let id = Some(id).filter(|id| !id.is_empty());
-        let uri = TokenUri { mechanism: Some(kind), id, ..self.uri.clone() };
+        let uri = TokenUri {
+            mechanism: Some(kind),
+            place: Place { id, ..self.uri.place.clone() },
+            ..self.uri.clone()
+        };
         Ok(KeyInfo { uri: uri.to_string(), key_id, version: None })
     }
 

@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use super::mechanism::Kind;
+use super::wire::Place;
 use crate::keys::KeyError;
 
 /// What the URIs begin with.
@@ -18,20 +19,11 @@ pub const MODULE_ENV: &str = "ENVELOPEFS_PKCS11_MODULE";
 /// The longest value of one attribute: PKCS#11's own texts have at most 64 bytes, paths 4096.
 const LONGEST: usize = 4096;
 
-/// A URI in its parts. What is `None` was not given and is not compared.
+/// A URI in its parts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TokenUri {
-    pub(super) token: Option<String>,
-    pub(super) manufacturer: Option<String>,
-    pub(super) model: Option<String>,
-    pub(super) serial: Option<String>,
-    pub(super) slot_id: Option<u64>,
-    /// CKA_LABEL of the key.
-    pub(super) object: Option<String>,
-    /// CKA_ID of the key.
-    pub(super) id: Option<Vec<u8>>,
-    /// `secret-key` or `private`.
-    pub(super) kind: Option<String>,
+    /// Which token, and which of its keys.
+    pub(super) place: Place,
     /// Where the module is, as the URI has it.
     pub(super) module: Option<PathBuf>,
     /// A file that holds the PIN.
@@ -69,7 +61,7 @@ impl TokenUri {
             }
             if in_path { uri.set_path(name, bytes)? } else { uri.set_query(name, bytes)? }
         }
-        if uri.object.is_none() && uri.id.is_none() {
+        if uri.place.object.is_none() && uri.place.id.is_none() {
             return Err("it names no key: give object=LABEL or id=ID".into());
         }
         if uri.module.is_none() && std::env::var_os(MODULE_ENV).is_none() {
@@ -82,23 +74,23 @@ impl TokenUri {
 
     fn set_path(&mut self, name: &str, value: Vec<u8>) -> Result<(), String> {
         match name {
-            "token" => self.token = Some(utf8(name, value)?),
-            "manufacturer" => self.manufacturer = Some(utf8(name, value)?),
-            "model" => self.model = Some(utf8(name, value)?),
-            "serial" => self.serial = Some(utf8(name, value)?),
+            "token" => self.place.token = Some(utf8(name, value)?),
+            "manufacturer" => self.place.manufacturer = Some(utf8(name, value)?),
+            "model" => self.place.model = Some(utf8(name, value)?),
+            "serial" => self.place.serial = Some(utf8(name, value)?),
             "slot-id" => {
                 let text = utf8(name, value)?;
-                self.slot_id = Some(text.parse().map_err(|_| format!("{text:?} is no slot id"))?);
+                self.place.slot_id = Some(text.parse().map_err(|_| format!("{text:?} is no slot id"))?);
             }
-            "object" => self.object = Some(utf8(name, value)?),
+            "object" => self.place.object = Some(utf8(name, value)?),
             "id" if value.is_empty() => return Err("its id is empty".into()),
-            "id" => self.id = Some(value),
+            "id" => self.place.id = Some(value),
             "type" => {
                 let kind = utf8(name, value)?;
                 if kind != "secret-key" && kind != "private" {
                     return Err(format!("type={kind} wraps no keys; use secret-key or private"));
                 }
-                self.kind = Some(kind);
+                self.place.kind = Some(kind);
             }
             _ => return Err(format!("{name} is no attribute of its path that this program knows")),
         }
@@ -152,7 +144,7 @@ impl TokenUri {
 
     /// The key in words, for messages.
     pub(super) fn key(&self) -> String {
-        match (&self.object, &self.id) {
+        match (&self.place.object, &self.place.id) {
             (Some(label), None) => format!("labelled {label:?}"),
             (Some(label), Some(id)) => format!("labelled {label:?} with id {}", hex(id)),
             (None, Some(id)) => format!("with id {}", hex(id)),
@@ -164,21 +156,21 @@ impl TokenUri {
 /// The one spelling that a volume config keeps.
 impl std::fmt::Display for TokenUri {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let slot = self.slot_id.map(|slot| slot.to_string());
+        let slot = self.place.slot_id.map(|slot| slot.to_string());
         let path = [
-            ("token", self.token.as_deref()),
-            ("manufacturer", self.manufacturer.as_deref()),
-            ("model", self.model.as_deref()),
-            ("serial", self.serial.as_deref()),
+            ("token", self.place.token.as_deref()),
+            ("manufacturer", self.place.manufacturer.as_deref()),
+            ("model", self.place.model.as_deref()),
+            ("serial", self.place.serial.as_deref()),
             ("slot-id", slot.as_deref()),
-            ("object", self.object.as_deref()),
-            ("type", self.kind.as_deref()),
+            ("object", self.place.object.as_deref()),
+            ("type", self.place.kind.as_deref()),
         ];
         let mut parts: Vec<String> = path
             .iter()
             .filter_map(|(name, value)| Some(format!("{name}={}", escape((*value)?.as_bytes(), b""))))
             .collect();
-        if let Some(id) = &self.id {
+        if let Some(id) = &self.place.id {
             let all = id.iter().fold(String::new(), |mut text, byte| {
                 write!(text, "%{byte:02X}").expect("writing to a String does not fail");
                 text
@@ -219,8 +211,11 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// The URI of the secret key with a label in the only token of a module, its PIN in a file.
 pub fn uri_of(label: &str, module: &Path, pin: &Path) -> String {
     let uri = TokenUri {
-        object: Some(label.to_owned()),
-        kind: Some("secret-key".to_owned()),
+        place: Place {
+            object: Some(label.to_owned()),
+            kind: Some("secret-key".to_owned()),
+            ..Place::default()
+        },
         module: Some(module.to_owned()),
         pin_source: Some(pin.to_owned()),
         ..TokenUri::default()
@@ -289,9 +284,12 @@ mod tests {
     fn uris_have_one_spelling() {
         let text = "pkcs11:object=my%20key;token=hsm%3B1;id=%01%ff;type=secret-key?pin-source=file:/run/p%20n&module-path=/usr/lib/m.so";
         let uri = TokenUri::parse(text).unwrap();
-        assert_eq!((uri.token.as_deref(), uri.object.as_deref()), (Some("hsm;1"), Some("my key")));
         assert_eq!(
-            (uri.id.as_deref(), uri.pin_source.as_deref()),
+            (uri.place.token.as_deref(), uri.place.object.as_deref()),
+            (Some("hsm;1"), Some("my key"))
+        );
+        assert_eq!(
+            (uri.place.id.as_deref(), uri.pin_source.as_deref()),
             (Some(&[1, 255][..]), Some(Path::new("/run/p n")))
         );
         let once = uri.to_string();

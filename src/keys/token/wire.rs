@@ -16,7 +16,7 @@ const MAX_TEXT: usize = 1024;
 /// The longest field: a blob, a context, a path.
 const MAX_FIELD: usize = 4096;
 
-/// Which token, and which of its keys.
+/// Which token, and which of its keys. What is `None` was not given and is not compared.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Place {
     pub(super) token: Option<String>,
@@ -24,7 +24,9 @@ pub(super) struct Place {
     pub(super) model: Option<String>,
     pub(super) serial: Option<String>,
     pub(super) slot_id: Option<u64>,
+    /// CKA_LABEL of the key.
     pub(super) object: Option<String>,
+    /// CKA_ID of the key.
     pub(super) id: Option<Vec<u8>>,
     /// `secret-key` or `private`.
     pub(super) kind: Option<String>,

@@ -53,7 +53,8 @@ pub fn share<T: Send>(parts: Vec<T>, work: impl Fn(&mut T) + Sync) {
     share_on(None, parts, work);
 }
 
-fn share_on<T: Send>(pool: Option<&Pool>, mut parts: Vec<T>, work: impl Fn(&mut T) + Sync) {
+/// As [`share`], with the workers of `pool` instead of the process's.
+pub fn share_on<T: Send>(pool: Option<&Pool>, mut parts: Vec<T>, work: impl Fn(&mut T) + Sync) {
     if parts.len() <= 1 {
         parts.iter_mut().for_each(work);
         return;

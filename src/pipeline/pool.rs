@@ -15,13 +15,11 @@ use parking_lot::{Condvar, Mutex};
 const QUEUE: usize = 64;
 /// The most workers, whatever the machine has.
 const MAX_WORKERS: usize = 64;
-/// How long a worker stays awake for the next request: what lies between two that follow one another closely, a copy of 1 MiB
-/// among it. Waking a thread costs 5 us where its processor is awake and 30 to 50 where that sleeps; a part takes 7.
-const AWAKE: Duration = Duration::from_micros(150);
-/// How long a caller stays awake for the last part.
-const LAST_PART: Duration = Duration::from_micros(50);
+/// How long a worker stays awake for the next request, and a caller for the last part. Waking a thread costs 5 us where
+/// its processor is awake and 30 to 50 where that sleeps; a part takes 7.
+const AWAKE: Duration = Duration::from_micros(50);
 /// Requests follow one another closely when no more than this lies between them.
-const CLOSE: Duration = Duration::from_micros(300);
+const CLOSE: Duration = Duration::from_micros(200);
 /// A processor that was given away and came back later than this is wanted by others: no staying awake then.
 const TAKEN: Duration = Duration::from_micros(5);
 
@@ -105,7 +103,7 @@ impl Job {
     }
 
     fn wait(&self) -> Option<Box<dyn Any + Send>> {
-        stay_awake(LAST_PART, || self.is_done().then_some(()));
+        stay_awake(|| self.is_done().then_some(()));
         let mut panic = self.panic.lock();
         while !self.is_done() {
             self.all_done.wait(&mut panic);
@@ -114,8 +112,8 @@ impl Job {
     }
 }
 
-/// Asks until there is an answer, for a while at most, and as long as nobody else wants the processor.
-fn stay_awake<T>(most: Duration, ask: impl Fn() -> Option<T>) -> Option<T> {
+/// Asks until there is an answer, for [`AWAKE`] at most, and as long as nobody else wants the processor.
+fn stay_awake<T>(ask: impl Fn() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
         // Some looks in a row, since each `yield` is a system call.
@@ -126,7 +124,7 @@ fn stay_awake<T>(most: Duration, ask: impl Fn() -> Option<T>) -> Option<T> {
             std::hint::spin_loop();
         }
         let before = Instant::now();
-        if before.duration_since(start) > most {
+        if before.duration_since(start) > AWAKE {
             return None;
         }
         thread::yield_now();
@@ -142,7 +140,7 @@ fn work(jobs: &Receiver<Arc<Job>>) {
     let mut ended: Option<Instant> = None;
     let mut close = false;
     loop {
-        let awake = if close { stay_awake(AWAKE, || jobs.try_recv().ok()) } else { None };
+        let awake = if close { stay_awake(|| jobs.try_recv().ok()) } else { None };
         let Some(job) = awake.or_else(|| jobs.recv().ok()) else { return };
         close = ended.is_some_and(|ended| ended.elapsed() <= CLOSE);
         job.help(Who::Worker);

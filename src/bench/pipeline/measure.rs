@@ -20,6 +20,8 @@ use crate::pipeline::{self, BLOCKS_PER_PART, Piece, Pool};
 const REQUEST: usize = 1 << 20;
 /// Bytes of a block.
 const BLOCK: usize = 4096;
+/// Bytes that one thread takes at a time.
+const PART: usize = BLOCKS_PER_PART * BLOCK;
 /// How many times one thread's speed two shall have.
 const BOUND: f64 = 1.85;
 
@@ -122,7 +124,11 @@ fn judge(rows: &[Row]) -> Vec<Verdict> {
 fn measure(keys: &FileKeys, case: Case, each: Duration) -> Result<f64, BenchError> {
     if !case.apart {
         let pool = Pool::new(case.threads - 1);
-        return caller(keys, case.open, each, |pieces| {
+        let bring = |buffer: &mut [u8], sealed: &[u8]| {
+            let parts = buffer.chunks_mut(PART).zip(sealed.chunks(PART)).collect();
+            pipeline::share_on(Some(&pool), parts, |(to, from)| to.copy_from_slice(from));
+        };
+        return caller(keys, case.open, each, bring, |pieces| {
             if case.open {
                 pipeline::open_on(&pool, keys, pieces);
             } else {
@@ -136,7 +142,7 @@ fn measure(keys: &FileKeys, case: Case, each: Duration) -> Result<f64, BenchErro
             .map(|_| {
                 scope.spawn(|| {
                     start.wait();
-                    caller(keys, case.open, each, |pieces| {
+                    caller(keys, case.open, each, <[u8]>::copy_from_slice, |pieces| {
                         // In the same parts as the pipeline cuts.
                         for part in pieces.chunks_mut(BLOCKS_PER_PART) {
                             if case.open {
@@ -154,11 +160,13 @@ fn measure(keys: &FileKeys, case: Case, each: Duration) -> Result<f64, BenchErro
     })
 }
 
-/// One caller with requests of its own: GB/s of the time it spends in `work`, waits and preemption included.
+/// One caller with requests of its own: GB/s of the time it spends in `work`, waits and preemption included. `bring` puts
+/// sealed blocks into the buffer; a mount does it in parts, each by the thread that opens it, so that they are in its cache.
 fn caller(
     keys: &FileKeys,
     open: bool,
     each: Duration,
+    bring: impl Fn(&mut [u8], &[u8]),
     work: impl Fn(&mut [Piece<'_>]),
 ) -> Result<f64, BenchError> {
     let plain = vec![0x5a_u8; REQUEST];
@@ -175,7 +183,7 @@ fn caller(
     while Instant::now() < until || requests == 0 {
         // Opening works in place: what it needs is brought beside the clock.
         if open {
-            buffer.copy_from_slice(&sealed);
+            bring(&mut buffer, &sealed);
         }
         let mut pieces =
             if open { cut(&mut buffer, &entries, None) } else { cut(&mut buffer, &fresh, Some(&plain)) };

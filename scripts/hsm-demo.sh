@@ -10,8 +10,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 short=0; [ "${1:-}" = --short ] && short=1
 efs=$(realpath "${EFS:-${CARGO_TARGET_DIR:-target}/debug/envelopefs}")
 [ -x "$efs" ] || { echo "hsm-demo.sh: $efs is missing; build it, or name it with EFS" >&2; exit 2; }
-module=${EFS_MODULE:-$(dirname "$efs")/libenvelopefs.so}
-[ -f "$module" ] || { echo "hsm-demo.sh: $module is missing; cargo build makes it, or name it with EFS_MODULE" >&2; exit 2; }
+# Tests build the module as a dependency of theirs: it is one directory below then, and a build's own may be older.
+module=${EFS_MODULE:-}
+if [ -z "$module" ]; then
+  for found in "${efs%/*}/libenvelopefs.so" "${efs%/*}/deps/libenvelopefs.so"; do
+    if [ -f "$found" ] && { [ -z "$module" ] || [ "$found" -nt "$module" ]; }; then module=$found; fi
+  done
+fi
+[ -f "$module" ] || { echo "hsm-demo.sh: no libenvelopefs.so beside $efs; cargo build makes it, or name it with EFS_MODULE" >&2; exit 2; }
 for program in pkcs11-tool openssl; do
   command -v "$program" >/dev/null || { echo "hsm-demo.sh: $program is missing: apt install opensc openssl" >&2; exit 2; }
 done

@@ -49,6 +49,40 @@ fn a_vault_is_mounted_once() {
     let _two = vault.open_with(shared).unwrap();
 }
 
+/// A file that is open in one of two shared mounts, and written in the other: whoever opens it there, or looks at its length,
+/// finds what was written; so does the handle that was open all the time.
+#[test]
+fn an_open_file_is_looked_at_again_where_vaults_are_shared() {
+    let vault = Vault::new();
+    let shared = Options { shared: true, ..Options::default() };
+    let (one, other) = (vault.open_with(shared).unwrap(), vault.open_with(shared).unwrap());
+    put(&one, TOP, b"f", b"old");
+    let (f, g) = (one.lookup(TOP, b"f").unwrap().attr.ino, other.lookup(TOP, b"f").unwrap().attr.ino);
+    // As the kernel holds it for a while after it was closed.
+    let open = other.open_file(g, libc::O_RDONLY).unwrap();
+    for (round, content) in
+        [vec![1; 50_000], vec![2; 50_000], vec![3; 10], vec![4; 1_500_000]].iter().enumerate()
+    {
+        let fh = one.open_file(f, libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        one.write(fh, 0, content, false).unwrap();
+        one.release(fh);
+        if round % 2 == 0 {
+            assert_eq!(other.getattr(g).unwrap().size, content.len() as u64);
+        }
+        assert!(get(&other, g).unwrap() == *content, "round {round}: opened anew");
+        let mut bytes = vec![0; content.len() + 1];
+        assert_eq!(other.read(open, 0, &mut bytes).unwrap(), content.len());
+        assert!(bytes[..content.len()] == *content, "round {round}: the handle");
+    }
+    // Nobody opens it, and the length stays: the handle learns of it in a second.
+    let fh = one.open_file(f, libc::O_WRONLY).unwrap();
+    one.write(fh, 700_000, b"new", false).unwrap();
+    let mut bytes = [0; 3];
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(other.read(open, 700_000, &mut bytes).unwrap(), 3);
+    assert_eq!(bytes, *b"new");
+}
+
 /// A read-only mount reads everything and changes nothing.
 #[test]
 fn read_only_refuses_changes() {

@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 use zeroize::Zeroizing;
 
 use super::checkpoint::tag_of;
-use super::groups::{Groups, Loaded};
+use super::groups::{Bitmap, Entries, Groups, Loaded};
 use super::journal::{Appended, Journal};
 use super::lease::Turnstile;
 use super::pending::{Keeper, Pending};
@@ -17,7 +17,7 @@ use super::{ContentError, Fault, Result};
 use crate::crypto::FileKeys;
 use crate::format::ids::FileId;
 use crate::format::inline::{InlineHead, KIND_INLINE};
-use crate::format::journal::Draft;
+use crate::format::journal::{Draft, PageTag};
 use crate::format::layout::{BLOCK_U64, GROUP_PLAIN, GroupIndex, INLINE_HEAD, MAP_PAGE, disk_len, is_inline};
 use crate::format::map::KIND_MAP;
 use crate::vault::LowerFile;
@@ -57,6 +57,66 @@ struct Tie {
     journal: Weak<Journal>,
     id: FileId,
     place: Box<dyn Fn() -> LowerPlace + Send + Sync>,
+}
+
+/// What a file's first page says.
+struct Start {
+    form: Form,
+    len: u64,
+    tag: PageTag,
+    /// Of a grouped file: the first leader's bitmap and its group's entries.
+    first: Option<(Bitmap, Entries)>,
+    /// Length of the lower file.
+    disk: u64,
+}
+
+impl Start {
+    /// Reads and verifies it, and that the lower file is as long as it says.
+    fn read(lower: &dyn LowerFile, keys: &FileKeys) -> Result<Self> {
+        let disk = lower.len()?;
+        let mut page = [0; MAP_PAGE];
+        // No more than there is: a call less to learn that the file ends.
+        let most = usize::try_from(disk).map_or(MAP_PAGE, |n| n.min(MAP_PAGE));
+        let read = lower.read_at(&mut page[..most], 0)?;
+        let start = match page[0] {
+            _ if read < INLINE_HEAD => {
+                return Err(Fault::Cut { found: disk, expected: INLINE_HEAD as u64 }.into());
+            }
+            KIND_INLINE => Self::inline(keys, &page[..read], disk)?,
+            KIND_MAP if read < MAP_PAGE => {
+                return Err(Fault::Cut { found: disk, expected: MAP_PAGE as u64 }.into());
+            }
+            _ => Self::grouped(keys, &page, disk)?,
+        };
+        let expected = disk_len(start.len);
+        if disk < expected {
+            return Err(Fault::Cut { found: disk, expected }.into());
+        }
+        Ok(start)
+    }
+
+    fn inline(keys: &FileKeys, bytes: &[u8], disk: u64) -> Result<Self> {
+        let fault = |why: String| ContentError::Damaged(Fault::Inline(why));
+        let head = InlineHead::decode(bytes).map_err(|e| fault(e.to_string()))?;
+        let end = INLINE_HEAD + usize::from(head.plain_len);
+        let Some(sealed) = bytes.get(INLINE_HEAD..end) else {
+            return Err(Fault::Cut { found: bytes.len() as u64, expected: end as u64 }.into());
+        };
+        let mut plain = Zeroizing::new(sealed.to_vec());
+        keys.open_inline(&head, &mut plain).map_err(|e| fault(e.to_string()))?;
+        let len = u64::from(head.plain_len);
+        Ok(Self { form: Form::Inline(plain), len, tag: head.tag, first: None, disk })
+    }
+
+    fn grouped(keys: &FileKeys, page: &[u8; MAP_PAGE], disk: u64) -> Result<Self> {
+        let first = GroupIndex(0);
+        let tag = tag_of(page);
+        let fault = |why: String| ContentError::Damaged(Fault::Page { group: first, why });
+        let page = keys.open_page(page, first).map_err(|e| fault(e.to_string()))?;
+        let leader = page.leader.ok_or_else(|| fault("group 0 is no leader".into()))?;
+        let len = leader.plain_len.ok_or_else(|| fault("group 0 has no length".into()))?;
+        Ok(Self { form: Form::Grouped, len, tag, first: Some((Box::new(leader.bitmap), page.entries)), disk })
+    }
 }
 
 /// An open encrypted file. All handles of one inode share one `File`; every method may be called at once from
@@ -143,58 +203,39 @@ impl File {
 
     /// Opens an existing lower file: reads and verifies its first page. Without a journal.
     pub fn open(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>) -> Result<Self> {
-        let disk = lower.len()?;
-        let mut page = [0; MAP_PAGE];
-        // No more than there is: a call less to learn that the file ends.
-        let most = usize::try_from(disk).map_or(MAP_PAGE, |n| n.min(MAP_PAGE));
-        let read = lower.read_at(&mut page[..most], 0)?;
-        let file = match page[0] {
-            _ if read < INLINE_HEAD => {
-                return Err(Fault::Cut { found: disk, expected: INLINE_HEAD as u64 }.into());
-            }
-            KIND_INLINE => Self::open_inline(lower, keys, &page[..read])?,
-            KIND_MAP if read < MAP_PAGE => {
-                return Err(Fault::Cut { found: disk, expected: MAP_PAGE as u64 }.into());
-            }
-            _ => Self::open_grouped(lower, keys, &page)?,
-        };
-        let expected = disk_len(file.len());
-        if disk < expected {
-            return Err(Fault::Cut { found: disk, expected }.into());
-        }
-        if disk > expected {
-            file.overlong.store(true, Ordering::Relaxed);
-            file.found.store(disk, Ordering::Relaxed);
-        }
+        let start = Start::read(&*lower, &keys)?;
+        let file = Self::with(lower, keys, Form::Grouped, 0);
+        file.begin(&mut file.gate.write(), start);
         Ok(file)
     }
 
-    fn open_inline(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>, bytes: &[u8]) -> Result<Self> {
-        let fault = |why: String| ContentError::Damaged(Fault::Inline(why));
-        let head = InlineHead::decode(bytes).map_err(|e| fault(e.to_string()))?;
-        let end = INLINE_HEAD + usize::from(head.plain_len);
-        let Some(sealed) = bytes.get(INLINE_HEAD..end) else {
-            return Err(Fault::Cut { found: bytes.len() as u64, expected: end as u64 }.into());
-        };
-        let mut plain = Zeroizing::new(sealed.to_vec());
-        keys.open_inline(&head, &mut plain).map_err(|e| fault(e.to_string()))?;
-        let len = u64::from(head.plain_len);
-        let file = Self::with(lower, keys, Form::Inline(plain), len);
-        file.pending().first = head.tag;
-        Ok(file)
+    /// Reads the first page afresh and forgets all others: somebody may have changed the lower file. On an error the file
+    /// stays as it is known. Does nothing to a file with a journal, which nobody else changes.
+    pub fn refresh(&self) -> Result<()> {
+        if self.is_linked() {
+            return Ok(());
+        }
+        let mut form = self.gate.write();
+        let start = Start::read(&*self.lower(), &self.keys)?;
+        self.groups.clear();
+        self.begin(&mut form, start);
+        Ok(())
     }
 
-    fn open_grouped(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>, page: &[u8; MAP_PAGE]) -> Result<Self> {
-        let first = GroupIndex(0);
-        let tag = tag_of(page);
-        let fault = |why: String| ContentError::Damaged(Fault::Page { group: first, why });
-        let page = keys.open_page(page, first).map_err(|e| fault(e.to_string()))?;
-        let leader = page.leader.ok_or_else(|| fault("group 0 is no leader".into()))?;
-        let len = leader.plain_len.ok_or_else(|| fault("group 0 has no length".into()))?;
-        let file = Self::with(lower, keys, Form::Grouped, len);
-        file.groups.set_bitmap(first, Box::new(leader.bitmap));
-        *file.groups.write(first) = Some(Loaded { entries: page.entries, tag, stale: 0 });
-        Ok(file)
+    fn begin(&self, form: &mut Form, start: Start) {
+        let Start { form: found, len, tag, first, disk } = start;
+        *form = found;
+        self.set_plain_len(len);
+        match first {
+            None => self.pending().first = tag,
+            Some((bitmap, entries)) => {
+                self.groups.set_bitmap(GroupIndex(0), bitmap);
+                *self.groups.write(GroupIndex(0)) = Some(Loaded { entries, tag, stale: 0 });
+            }
+        }
+        let overlong = disk > disk_len(len);
+        self.overlong.store(overlong, Ordering::Relaxed);
+        self.found.store(if overlong { disk } else { 0 }, Ordering::Relaxed);
     }
 
     fn with(lower: Box<dyn LowerFile>, keys: Arc<FileKeys>, form: Form, len: u64) -> Self {

@@ -37,7 +37,8 @@ impl Fs {
     pub(super) fn attr(&self, inode: &Inode, stat: &LowerStat) -> Attr {
         let size = match stat.kind() {
             S_IFREG => {
-                inode.open.lock().file().map(|f| f.content.len()).unwrap_or_else(|| plain_len(stat.size))
+                let open = inode.open.lock().file().cloned();
+                open.map_or_else(|| plain_len(stat.size), |file| self.len_of(&file, stat.size))
             }
             S_IFLNK => LinkKey::plain_len(stat.size),
             _ => stat.size,

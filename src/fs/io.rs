@@ -31,14 +31,23 @@ impl Fs {
         Ok(self.files.put(held))
     }
 
+    /// The open file of a handle. What is known of its content is no older than a second, where others may change it.
+    fn opened(&self, fh: u64) -> Result<Arc<Held>> {
+        let held = self.files.get(fh)?;
+        if self.options.shared {
+            held.file.look_at_times()?;
+        }
+        Ok(held)
+    }
+
     /// Reads; short only at the end.
     pub fn read(&self, fh: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        Ok(self.files.get(fh)?.file.content.read(offset, buf)?)
+        Ok(self.opened(fh)?.file.content.read(offset, buf)?)
     }
 
     /// Writes all of `data`. `kill_priv`: drop set-id bits and capabilities (FUSE_WRITE_KILL_SUIDGID).
     pub fn write(&self, fh: u64, offset: u64, data: &[u8], kill_priv: bool) -> Result<()> {
-        let held = self.files.get(fh)?;
+        let held = self.opened(fh)?;
         let file = held.writable()?;
         if kill_priv && !file.unprivileged.swap(true, Ordering::AcqRel) {
             self.drop_privileges(&held.inode, &file.lower().0).inspect_err(|_| {
@@ -73,7 +82,7 @@ impl Fs {
 
     /// `fallocate` with its flags; those not served give EOPNOTSUPP.
     pub fn fallocate(&self, fh: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
-        let held = self.files.get(fh)?;
+        let held = self.opened(fh)?;
         let content = &held.writable()?.content;
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
         let keep_size = mode.contains(FallocateFlags::KEEP_SIZE);
@@ -91,7 +100,7 @@ impl Fs {
 
     /// SEEK_DATA or SEEK_HOLE.
     pub fn lseek(&self, fh: u64, offset: u64, whence: i32) -> Result<u64> {
-        let held = self.files.get(fh)?;
+        let held = self.opened(fh)?;
         let content = &held.file.content;
         let found = match whence {
             libc::SEEK_DATA => content.seek_data(offset)?,
@@ -103,7 +112,7 @@ impl Fs {
 
     /// Copies within the vault; gives the bytes copied, which may be fewer than asked for.
     pub fn copy_file_range(&self, from: u64, from_off: u64, to: u64, to_off: u64, len: u64) -> Result<u64> {
-        let (source, target) = (self.files.get(from)?, self.files.get(to)?);
+        let (source, target) = (self.opened(from)?, self.opened(to)?);
         let ends = (from_off.checked_add(len), to_off.checked_add(len));
         let (Some(from_end), Some(to_end)) = ends else { return Err(Errno::OVERFLOW.into()) };
         if Arc::ptr_eq(&source.inode, &target.inode) && from_off < to_end && to_off < from_end {

@@ -3,19 +3,30 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use super::inode::{Inode, Table};
 use super::resolve::Anchor;
-use super::{Fs, FsError, Result};
+use super::{Fs, FsError, Ino, Result};
 use crate::content::{self, Journal, Keeper, Link};
+use crate::crypto::FileKeys;
 use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
+use crate::format::layout::disk_len;
 use crate::vault::access::{self, Want};
 use crate::vault::stat::S_IFREG;
 use crate::vault::{DirectFile, DiskFile, LowerFile, xattr};
+
+/// How long an open file of a vault that others change too is taken for what it was. Whoever opens it anew, or sees another
+/// length of the lower file, does not wait for it.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// How often a page is read that seems damaged, where others may be writing it.
+const TORN_TRIES: usize = 4;
+/// Pause before it is read again.
+const TORN_PAUSE: Duration = Duration::from_millis(2);
 
 /// The content of an inode that has handles.
 pub(super) struct OpenFile {
@@ -23,6 +34,8 @@ pub(super) struct OpenFile {
     pub(super) content: Arc<content::File>,
     lower: RwLock<Arc<DiskFile>>,
     writable: AtomicBool,
+    /// When its first page was read last; of a vault that others change too.
+    looked: Mutex<Instant>,
     /// Whether set-id bits and capabilities are known to be gone, so that a write need not look.
     pub(super) unprivileged: AtomicBool,
 }
@@ -34,6 +47,7 @@ impl OpenFile {
             content,
             lower: RwLock::new(lower),
             writable: AtomicBool::new(writable),
+            looked: Mutex::new(Instant::now()),
             unprivileged: AtomicBool::new(false),
         }
     }
@@ -41,6 +55,21 @@ impl OpenFile {
     /// The lower file.
     pub(super) fn lower(&self) -> Arc<DiskFile> {
         Arc::clone(&self.lower.read())
+    }
+
+    /// Forgets what is known of its content. A page that another mount is writing may come torn: it is read again then.
+    fn look_again(&self) -> Result<()> {
+        let mut looked = self.looked.lock();
+        let now = Instant::now();
+        settled(|| Ok(self.content.refresh()?))?;
+        *looked = now;
+        Ok(())
+    }
+
+    /// As `look_again`, where it was looked at a second ago or earlier.
+    pub(super) fn look_at_times(&self) -> Result<()> {
+        let due = self.looked.lock().elapsed() >= TRUSTED;
+        if due { self.look_again() } else { Ok(()) }
     }
 
     /// Makes a file that was opened for reading writable. Callers hold the inode's `open` lock.
@@ -57,6 +86,17 @@ impl OpenFile {
         self.writable.store(true, Ordering::Release);
         Ok(())
     }
+}
+
+/// Runs `read` again where it found damage: another mount may just have been writing what was read.
+fn settled<T>(read: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 1..TORN_TRIES {
+        match read() {
+            Err(FsError::Content(content::ContentError::Damaged(_))) => std::thread::sleep(TORN_PAUSE),
+            other => return other,
+        }
+    }
+    read()
 }
 
 impl std::fmt::Debug for OpenFile {
@@ -246,7 +286,12 @@ impl Fs {
         let held = |file| Held::new(Arc::clone(inode), file, write, &self.table);
         let joined = inode.open.lock().join(write, self.options.direct_lower)?;
         if let Some(file) = joined {
-            return Ok(held(file));
+            let held = held(file);
+            if self.options.shared {
+                // A handle that was closed long ago may not be released yet: the kernel does not wait for that.
+                held.file.look_again()?;
+            }
+            return Ok(held);
         }
         let anchor = self.anchor(inode)?;
         // The provider may take long: asked before the lock.
@@ -267,14 +312,14 @@ impl Fs {
             access::leave_atime(&file);
         }
         let lower = Arc::new(DiskFile(file));
-        let lower_file = lower_file(&lower, self.options.direct_lower);
         let content = match &self.journal {
             Some(journal) => {
                 let link = self.journal_link(journal, inode, header.file_id);
                 let durable = journal.is_durable(inode.first.btime);
+                let lower_file = lower_file(&lower, self.options.direct_lower);
                 content::File::open_linked(lower_file, keys, link, durable)?
             }
-            None => Arc::new(content::File::open(lower_file, keys)?),
+            None => Arc::new(self.open_alone(&lower, keys)?),
         };
         // Under the lock: a lease that comes later finds the file open.
         self.leases.apply(inode.ino, &content);
@@ -282,5 +327,36 @@ impl Fs {
         open.start(Arc::clone(&file));
         drop(open);
         Ok(held(file))
+    }
+
+    /// Content without a journal.
+    fn open_alone(&self, lower: &Arc<DiskFile>, keys: Arc<FileKeys>) -> Result<content::File> {
+        let open = || {
+            let lower = lower_file(lower, self.options.direct_lower);
+            Ok(content::File::open(lower, Arc::clone(&keys))?)
+        };
+        if self.options.shared { settled(open) } else { open() }
+    }
+
+    /// Forgets what is known of an inode's open content, where others may change it: what they wrote is seen from here on.
+    pub fn refresh(&self, ino: Ino) -> Result<()> {
+        let open = self.inode(ino)?.open.lock().file().cloned();
+        match open {
+            Some(file) if self.options.shared => file.look_again(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Plaintext length of an open file whose lower file has `disk` bytes. Another length than the one that is known was
+    /// perhaps given by another mount.
+    pub(super) fn len_of(&self, file: &OpenFile, disk: u64) -> u64 {
+        let known = || file.content.len();
+        if self.options.shared && disk != disk_len(known()) && file.content.found_overlong().is_none() {
+            // Whoever reads it is told what is wrong.
+            if let Err(e) = file.look_again() {
+                log::debug!("an open file whose length was changed: {e}");
+            }
+        }
+        known()
     }
 }

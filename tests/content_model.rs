@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use envelopefs::content::File;
 use envelopefs::crypto::{DataKey, FileKeys, Secret};
@@ -290,4 +292,63 @@ fn leaders_hold_across_gibibytes() {
     reopen().verify(&mut |f| faults.push(f), &mut |_| true).unwrap();
     assert_eq!(faults, []);
     assert!(reopen().write(16 << 40, b"x").is_err(), "beyond 16 TiB");
+}
+
+/// A lower file on a disk that takes its time to read.
+struct SlowDisk(envelopefs::vault::DiskFile, Arc<AtomicUsize>);
+
+impl LowerFile for SlowDisk {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(10));
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.0.write_at(bufs, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.reserve(offset, len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.punch(offset, len)
+    }
+
+    fn sync(&self, data_only: bool) -> io::Result<()> {
+        self.0.sync(data_only)
+    }
+}
+
+/// A search for data that looks at many map pages keeps no change off: a write that takes the file for itself gets in.
+#[test]
+fn a_long_search_lets_changes_in() {
+    const GIB: u64 = 1 << 30;
+    const SPANS: usize = 200;
+    let (temp, disk) = disk_file();
+    let file = File::create(Box::new(disk), keys()).unwrap();
+    file.write(SPANS as u64 * GIB - 4096, &pattern(4096, 1)).unwrap();
+    drop(file);
+    let reads = Arc::new(AtomicUsize::new(0));
+    let disk = SlowDisk(envelopefs::vault::DiskFile(temp.reopen().unwrap()), Arc::clone(&reads));
+    let file = File::open(Box::new(disk), keys()).unwrap();
+    std::thread::scope(|scope| {
+        let search = scope.spawn(|| file.seek_data(0).unwrap());
+        while reads.load(Ordering::Relaxed) < 20 {
+            std::thread::yield_now();
+        }
+        file.write(5, b"in between").unwrap();
+        // It had the file while the search went on.
+        assert!(reads.load(Ordering::Relaxed) < SPANS / 2);
+        assert_eq!(search.join().unwrap(), Some(SPANS as u64 * GIB - 4096));
+    });
 }

@@ -2,7 +2,8 @@
 //!
 //! A change says that it goes on, then looks whether it may; who keeps changes off says so, then waits until none goes on:
 //! in this order, one of the two always sees the other. A change waits once, at most until the lease's time is over; then
-//! it ends the lease, whose holder learns of it, and goes on. Nobody sees an error.
+//! it ends the lease, whose holder learns of it, and goes on. So does, at once, a change that comes when as many wait as may:
+//! each wait holds a thread that serves requests. Nobody sees an error.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::file::File;
+use super::waits::{LONG_WAITS, LongWaits};
 
 /// The right to find a file unchanged, until it is given back or its time is over.
 #[derive(Debug)]
@@ -61,15 +63,16 @@ impl Lease {
         }
     }
 
-    /// Waits until it is given back; ends it when its time is over.
-    fn wait(&self) {
-        let mut state = self.state.lock();
-        while *state == State::Holds {
-            if self.over.wait_until(&mut state, self.until).timed_out() {
-                break;
+    /// Waits until it is given back; ends it when its time is over, or at once where as many wait as may.
+    fn wait(&self, waits: &LongWaits) {
+        if let Some(_place) = waits.take() {
+            let mut state = self.state.lock();
+            while *state == State::Holds {
+                if self.over.wait_until(&mut state, self.until).timed_out() {
+                    break;
+                }
             }
         }
-        drop(state);
         self.give_way();
     }
 }
@@ -96,6 +99,10 @@ impl Drop for Going<'_> {
 impl Turnstile {
     /// Lets a change go on, now or when the lease is over. Not under a lock of the file's.
     pub(super) fn enter(&self) -> Going<'_> {
+        self.enter_among(&LONG_WAITS)
+    }
+
+    fn enter_among(&self, waits: &LongWaits) -> Going<'_> {
         let mut waited = false;
         loop {
             self.going.fetch_add(1, Ordering::SeqCst);
@@ -109,7 +116,7 @@ impl Turnstile {
                 if waited {
                     lease.give_way()
                 } else {
-                    lease.wait()
+                    lease.wait(waits)
                 }
                 waited = true;
                 self.open(&lease);
@@ -172,13 +179,14 @@ mod tests {
     #[test]
     fn a_lease_keeps_changes_off() {
         let turnstile = Turnstile::default();
+        let waits = LongWaits::default();
         let changes = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
-                        let _going = turnstile.enter();
+                        let _going = turnstile.enter_among(&waits);
                         // Odd: in the middle of a change.
                         changes.fetch_add(1, Ordering::SeqCst);
                         std::thread::yield_now();
@@ -205,6 +213,17 @@ mod tests {
         });
     }
 
+    /// Where as many wait as may, a change ends the lease at once.
+    #[test]
+    fn one_too_many_does_not_wait() {
+        let (turnstile, waits) = (Turnstile::default(), LongWaits::default());
+        let _all: Vec<_> = std::iter::from_fn(|| waits.take()).collect();
+        let lease = Lease::new(LONG);
+        assert!(turnstile.close(&lease));
+        drop(turnstile.enter_among(&waits));
+        assert!(!lease.end());
+    }
+
     /// After its time, a change ends the lease and goes on; its holder learns of it, and a new one may come.
     #[test]
     fn a_lease_ends_with_its_time() {
@@ -222,11 +241,11 @@ mod tests {
     /// A change that has waited for one lease does not wait for the next.
     #[test]
     fn nobody_waits_twice() {
-        let turnstile = Turnstile::default();
+        let (turnstile, waits) = (Turnstile::default(), LongWaits::default());
         let first = Lease::new(LONG);
         assert!(turnstile.close(&first));
         std::thread::scope(|scope| {
-            scope.spawn(|| drop(turnstile.enter()));
+            scope.spawn(|| drop(turnstile.enter_among(&waits)));
             // Held here, by the turnstile, and by who waits.
             while Arc::strong_count(&first) < 3 {
                 std::thread::yield_now();

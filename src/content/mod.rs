@@ -25,6 +25,7 @@ mod space;
 mod span;
 mod sync;
 mod verify;
+pub mod waits;
 mod write;
 
 use crate::format::layout::{BlockIndex, GroupIndex};

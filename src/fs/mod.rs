@@ -27,6 +27,7 @@ mod resolve;
 mod types;
 mod xattrs;
 
+pub use crate::content::waits;
 pub use error::{FsError, Result};
 pub use leases::Leased;
 pub use replay::{Recovered, replay};

@@ -12,13 +12,14 @@ use log::debug;
 use super::adapter::Adapter;
 use super::channel::Channel;
 use super::device::{self, MountError, mountinfo};
+use super::device_loop;
 use super::handler::Handler;
 use super::negotiate::{self, Agreed};
 use super::notify::Notifier;
 use super::rings::{NoRings, Ring};
 use super::transport::Transport;
-use super::{device_loop, seek};
 use crate::fs::Fs;
+use crate::fs::waits::LongWaits;
 
 /// Event loops beyond one for each core: one may wait for the disk while the cores seal. With two a core, loops take
 /// turns on the lower file's lock: sequential 1 MiB reads and writes were a tenth slower on two cores
@@ -108,7 +109,7 @@ impl Mounted {
 }
 
 fn event_loops(waiting: usize) -> usize {
-    const { assert!(*LOOPS.start() > seek::WAITING, "a loop is left while seeks wait") };
+    const { assert!(*LOOPS.start() > LongWaits::MOST, "a loop is left while others wait") };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cores + SPARE_LOOPS).clamp(*LOOPS.start(), *LOOPS.end()) + waiting
 }

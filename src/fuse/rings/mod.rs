@@ -17,7 +17,7 @@ use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue, opcode};
 use log::debug;
 
-use super::seek;
+use crate::fs::waits::LongWaits;
 use slot::Slot;
 pub(super) use worker::Ring;
 
@@ -70,7 +70,7 @@ pub(super) fn offered(insist: bool) -> Result<(), NoRings> {
 
 /// Rings for every queue, not yet at work. `payload`: bytes of the largest request.
 pub(super) fn make(payload: usize) -> Result<Vec<Ring>, NoRings> {
-    const { assert!(THREADS > seek::WAITING, "a thread of a queue is left while seeks wait") };
+    const { assert!(THREADS > LongWaits::MOST, "a thread of a queue is left while others wait") };
     let possible = cpus(POSSIBLE).map_err(NoRings::Setup)?;
     let online = cpus(ONLINE).map_err(NoRings::Setup)?;
     // Queues have the numbers of processors, 0 to the last one.
@@ -89,7 +89,7 @@ pub(super) fn make(payload: usize) -> Result<Vec<Ring>, NoRings> {
         }
     }
     // No queue may be without a slot. A processor that is switched on later is served from anywhere, and by as many
-    // threads: seeks that wait may hold `seek::WAITING` of them.
+    // threads: those that wait may hold `LongWaits::MOST` of them.
     if !rest.is_empty() {
         for _ in 0..THREADS {
             rings.push(ring(&rest, payload, None).map_err(NoRings::Setup)?);

@@ -64,6 +64,8 @@ struct State {
     /// Data keys left of the portion reserved under a KEK.
     left: (u16, u64),
     put_off: Option<Instant>,
+    /// Counts calls of [`Envelope::forget`]: what was read before one does not come back after it.
+    epoch: u64,
 }
 
 /// The file as it was read: its text, to be replaced, and what it says.
@@ -74,7 +76,7 @@ struct List {
 
 impl Envelope {
     pub(super) fn new() -> Self {
-        let state = State { list: None, open: LruCache::new(KEPT), left: (0, 0), put_off: None };
+        let state = State { list: None, open: LruCache::new(KEPT), left: (0, 0), put_off: None, epoch: 0 };
         Self { shared: OnceLock::new(), state: Mutex::new(state) }
     }
 
@@ -102,10 +104,22 @@ impl Envelope {
 
     fn reread(&self, shared: &Shared) -> Result<Arc<List>, KeyError> {
         let home = shared.home.as_ref().ok_or(KeyError::Foreign)?;
+        let epoch = self.state.lock().epoch;
         let (text, file) = read(&home.dir, shared.vault, &shared.vault_key).map_err(refused)?;
         let list = Arc::new(List { text, file });
-        self.state.lock().list = Some((Instant::now(), list.clone()));
+        let mut state = self.state.lock();
+        if state.epoch == epoch {
+            state.list = Some((Instant::now(), list.clone()));
+        }
         Ok(list)
+    }
+
+    /// Forgets which KEK is the newest and what is reserved under it: a wrap that begins from now on reads the file
+    /// as it is. Unwrapped KEKs are kept, for the files under them.
+    pub(super) fn forget(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        (state.list, state.left, state.put_off) = (None, (0, 0), None);
     }
 
     /// The KEK with a number, unwrapped by whatever row can.
@@ -152,9 +166,12 @@ impl Envelope {
 
     /// Takes a portion under the newest KEK, or under a new one where that is old or full.
     fn reserve(&self, shared: &Arc<Shared>, count: u64) -> Result<(), KeyError> {
+        let (put_off, epoch) = {
+            let state = self.state.lock();
+            (state.put_off, state.epoch)
+        };
         let list = self.reread(shared)?;
         let mut file = list.file.clone();
-        let put_off = self.state.lock().put_off;
         let mut fresh = None;
         let full = |kek: &Kek| kek.reserved >= shared.renewal.count;
         if file.newest().is_none_or(|kek| is_old(shared, kek, put_off) || full(kek)) {
@@ -176,7 +193,9 @@ impl Envelope {
         if write(shared, &list, &file)? {
             let mut state = self.state.lock();
             state.list = None;
-            state.left = (number, portion);
+            if state.epoch == epoch {
+                state.left = (number, portion);
+            }
             if let Some(key) = fresh {
                 state.put_off = None;
                 state.open.put(number, (sealing(&key), Instant::now()));
@@ -197,8 +216,7 @@ impl Envelope {
             let mut file = list.file.clone();
             renew(&shared, &mut file)?;
             if write(&shared, &list, &file)? {
-                let mut state = self.state.lock();
-                (state.left, state.list, state.put_off) = ((0, 0), None, None);
+                self.forget();
                 return Ok(file.newest().map_or(0, |kek| kek.number));
             }
         }

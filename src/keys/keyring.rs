@@ -164,10 +164,14 @@ impl Keyring {
         self.shared.cache.keys(header, || self.shared.unwrap(header))
     }
 
-    /// Wraps new files for the rows of the volume config as it is now: reads it again where it was replaced, and gives
-    /// no key to a file any more that was made ready before.
+    /// Wraps new files for the rows of the volume config as it is now, in envelope mode under the newest key-encryption
+    /// key: reads both again, and gives no key to a file any more that was made ready before.
     pub fn follow(&self) -> Result<(), OpenError> {
         self.shared.reread()?;
+        // Before the drain: a batch that is ordered behind it must not find the old one.
+        if let Some(envelope) = self.envelope() {
+            envelope.forget();
+        }
         self.pool.drain();
         Ok(())
     }

@@ -161,3 +161,19 @@ fn a_renewal_knows_the_newest_recipients() {
     let list = std::fs::read_to_string(home.vault.join(".envelopefs/keks.toml")).unwrap();
     assert_eq!(list.matches(&format!("index = {row},")).count(), 2, "{list}");
 }
+
+/// A mount that is told of changed keys wraps the very next file under the newest key-encryption key, not under the one
+/// that it knew, of which it has thousands of data keys reserved.
+#[test]
+fn a_mount_that_follows_wraps_under_the_newest_key() {
+    let home = home();
+    init(&home);
+    let mounted = home.open();
+    for round in 1..=5 {
+        assert_eq!(number(&mounted.new_file().unwrap()), round);
+        home.open().envelope().unwrap().renew_now().unwrap();
+        mounted.follow().unwrap();
+    }
+    let files: Vec<_> = (0..50).map(|_| mounted.new_file().unwrap()).collect();
+    assert!(files.iter().all(|file| number(file) == 6), "{:?}", files.iter().map(number).collect::<Vec<_>>());
+}

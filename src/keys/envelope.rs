@@ -226,20 +226,9 @@ impl Envelope {
     /// Wraps every KEK for the rows in `rows` too, and drops copies for rows that `keep` refuses. A KEK that would be
     /// left without a copy ends it with nothing changed: its files would be lost.
     pub(super) fn share(&self, rows: &[Arc<Row>], keep: impl Fn(u8) -> bool) -> Result<(), KeyError> {
-        let shared = self.shared()?;
-        shared.refresh();
-        for _ in 0..TRIES {
-            let list = self.reread(&shared)?;
-            let mut file = list.file.clone();
+        self.change(|shared, file| {
             for kek in &mut file.keks {
-                let missing: Vec<_> =
-                    rows.iter().filter(|r| !kek.wrapped.iter().any(|(i, _)| *i == r.index)).collect();
-                if !missing.is_empty() {
-                    let raw = unwrap(&shared, &shared.table(), kek)?;
-                    for row in missing {
-                        kek.wrapped.push((row.index, wrap_for(row, &raw, shared.vault, kek.number)?));
-                    }
-                }
+                give_copies(shared, kek, rows)?;
                 kek.wrapped.retain(|(index, _)| keep(*index));
                 if kek.wrapped.is_empty() {
                     return Err(KeyError::Denied(format!(
@@ -248,8 +237,33 @@ impl Envelope {
                     )));
                 }
             }
+            Ok(())
+        })
+    }
+
+    /// Wraps every KEK for a row that the volume config does not have yet. False, with nothing changed, where a KEK has a
+    /// copy for its number: somebody else is about to give that to a key of his.
+    pub(super) fn share_with_new(&self, row: &Arc<Row>) -> Result<bool, KeyError> {
+        self.change(|shared, file| {
+            if file.keks.iter().any(|kek| has_copy(kek, row.index)) {
+                return Ok(false);
+            }
+            file.keks.iter_mut().try_for_each(|kek| give_copies(shared, kek, std::slice::from_ref(row)))?;
+            Ok(true)
+        })
+    }
+
+    /// Changes the list: read, changed, replaced where nobody else did meanwhile, with the rows of the volume config as it
+    /// is.
+    fn change<T>(&self, make: impl Fn(&Shared, &mut KekFile) -> Result<T, KeyError>) -> Result<T, KeyError> {
+        let shared = self.shared()?;
+        shared.refresh();
+        for _ in 0..TRIES {
+            let list = self.reread(&shared)?;
+            let mut file = list.file.clone();
+            let made = make(&shared, &mut file)?;
             if file == list.file || write(&shared, &list, &file)? {
-                return Ok(());
+                return Ok(made);
             }
         }
         Err(KeyError::Unreachable(format!("{KEKS_FILE} is changed by others all the time")))
@@ -350,6 +364,23 @@ fn renew(shared: &Shared, file: &mut KekFile) -> Result<Secret<32>, KeyError> {
     log::info!("key-encryption key {number} is new");
     file.keks.push(Kek { number, created: now(), reserved: 0, wrapped });
     Ok(raw)
+}
+
+fn has_copy(kek: &Kek, row: u8) -> bool {
+    kek.wrapped.iter().any(|(index, _)| *index == row)
+}
+
+/// Wraps a KEK for the rows that it has no copy for.
+fn give_copies(shared: &Shared, kek: &mut Kek, rows: &[Arc<Row>]) -> Result<(), KeyError> {
+    let missing: Vec<_> = rows.iter().filter(|row| !has_copy(kek, row.index)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let raw = unwrap(shared, &shared.table(), kek)?;
+    for row in missing {
+        kek.wrapped.push((row.index, wrap_for(row, &raw, shared.vault, kek.number)?));
+    }
+    Ok(())
 }
 
 fn wrap_for(row: &Row, raw: &Secret<32>, vault: VaultId, number: u16) -> Result<Vec<u8>, KeyError> {

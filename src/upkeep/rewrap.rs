@@ -56,16 +56,17 @@ struct Run<'a> {
     outcome: Mutex<Outcome>,
 }
 
-/// Rewraps the vault at `top`. With `only`, headers that hold a key of that version alone.
+/// Rewraps the vault that `alone` was taken for: before the wrapping keys were changed, where they were, so that nobody
+/// else changes them on the way. With `only`, headers that hold a key of that version alone.
 pub fn rewrap(
-    top: &Path,
+    alone: &WorkLock,
     keyring: &Keyring,
     only: Option<u16>,
     pace: Pace,
     watch: &dyn Watch,
     mounts: &dyn Mounts,
 ) -> Result<Outcome, UpkeepError> {
-    let _alone = WorkLock::take(top)?;
+    let top = alone.top();
     let dir = open_top(top)?;
     settle(top, mounts)?;
     let mut target = keyring.rewrap_target(only)?;

@@ -328,6 +328,46 @@ fn a_busy_mount_follows_at_once() {
     vault.assert_sound();
 }
 
+/// In envelope mode a recipient's removal ends when the mount wraps under a key-encryption key that he never had.
+#[test]
+fn a_busy_mount_follows_to_the_next_envelope() {
+    if !can_mount() {
+        return;
+    }
+    let vault = Vault::unmade();
+    let dir = text(&vault.dir);
+    run(&mut vault.command(&["init", dir, "--kms-key-file", "--envelope"]));
+    kms(&vault, &["create-key", "--alias", "alias/second"]);
+    let mount = vault.mount();
+    run(&mut vault.command(&["recipient", "add", dir, "kms:embedded/alias/second"]));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (halt, path) = (&stop, mount.path("busy"));
+        let busy = scope.spawn(move || {
+            while !halt.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::write(&path, "x").unwrap();
+                fs::remove_file(&path).unwrap();
+            }
+        });
+        let removed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            thread::sleep(Duration::from_millis(500));
+            run(&mut vault.command(&["recipient", "remove", dir, "0"]));
+            for n in 0..40 {
+                fs::write(mount.path(&format!("new{n}")), "n").unwrap();
+            }
+        }));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        busy.join().unwrap();
+        removed.unwrap();
+    });
+    assert_eq!(versions(&vault), [(2, 40)]);
+    mount.unmount();
+    let again = vault.mount();
+    assert_eq!(sh(&vault.mnt, "cat new* | wc -c").trim(), "40");
+    again.unmount();
+    vault.assert_sound();
+}
+
 /// A key that headers name is not removed; a mounted vault is not rekeyed.
 #[test]
 fn what_would_lose_files_is_refused() {

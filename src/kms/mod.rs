@@ -63,6 +63,6 @@ pub use principals::{NewPrincipal, Principal};
 pub use records::{AliasEntry, KeyEntry, KeyMetadata, RotationEntry};
 pub use report::{filter as audit_filter, report_json};
 pub use root::{Cost, Protection, ProtectionKind, protection};
-pub use seams::{CallRecord, Observer};
+pub use seams::{CallRecord, Observer, ServiceRecord};
 pub use sigv4::sign_post;
 pub use watch::{audit_dir, usage_file};

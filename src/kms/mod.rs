@@ -26,6 +26,7 @@ mod hsm;
 mod index;
 mod keys;
 mod labels;
+mod owner;
 mod pk;
 pub mod policy;
 mod principals;

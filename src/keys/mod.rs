@@ -1,7 +1,7 @@
 //! Wraps data keys under keys that never leave their KMS or HSM.
 //!
 //! Invariant: this module never sees file content, and `content` never sees a provider.
-//! No lock is held over a provider call.
+//! No lock of this module is held over a provider call.
 
 mod breaker;
 mod cache;

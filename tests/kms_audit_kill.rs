@@ -42,6 +42,7 @@ fn append(log: &Log, number: u64) {
         keys: &[],
         error: None,
         request_id: "r",
+        details: &serde_json::Value::Null,
         count: 1,
     }])
     .expect("written");

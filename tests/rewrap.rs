@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use envelopefs::kms::Engine;
+use envelopefs::upkeep::WorkLock;
 use fs_support::{TOP, Vault, get, list, put};
 use serde_json::Value;
 
@@ -96,6 +97,8 @@ fn only_headers_are_read_and_written() {
     }
     let vault = rotated(FILES);
     let log = vault.beside("trace");
+    // As the kernel names it, which strace shows.
+    let lower = vault.lower().canonicalize().unwrap();
     let output = Command::new("strace")
         .args(["-f", "-y", "-qq", "-s", "300", "-o"])
         .arg(&log)
@@ -107,9 +110,8 @@ fn only_headers_are_read_and_written() {
     let done = good(&output);
     assert_eq!((done["files"].as_u64(), done["changed"].as_u64()), (Some(40), Some(40)), "{done}");
     let text = std::fs::read_to_string(log).unwrap();
-    let (inside, own) =
-        (format!("<{}/", vault.lower().display()), format!("<{}/.envelopefs", vault.lower().display()));
-    let (mut read, mut written) = (0, 0);
+    let (inside, own) = (format!("<{}/", lower.display()), format!("<{}/.envelopefs", lower.display()));
+    let (mut read, mut written, mut seen) = (0, 0, 0);
     for line in text.lines() {
         let call = line.split_once(' ').map_or(line, |(_, rest)| rest.trim_start());
         let name = call.split_once('(').map_or("", |(name, _)| name);
@@ -117,12 +119,14 @@ fn only_headers_are_read_and_written() {
             !CONTENT.contains(&name) || !call.contains(&inside) || call.contains(&own),
             "it touches content: {call}"
         );
+        seen += usize::from(call.contains(&inside) && !call.contains(&own));
         match name {
             "getxattr" | "fgetxattr" if call.contains("user.efs.key") => read += 1,
             "setxattr" | "fsetxattr" => written += 1,
             _ => {}
         }
     }
+    assert!(seen >= FILES, "only {seen} calls name a lower file: the trace shows other paths");
     assert_eq!(written, FILES, "headers written");
     assert_eq!(read, 2 * FILES, "headers read, in two passes");
     assert_eq!(versions(&vault), (0, 40));
@@ -165,4 +169,35 @@ fn a_killed_run_goes_on() {
     assert_eq!(rest["changed"].as_u64(), Some(old), "{rest}");
     assert_eq!(versions(&vault), (0, 200));
     assert_contents(&vault, FILES);
+}
+
+/// While one is at work on a vault's headers nobody adds a key to it, and none is shown that the vault would not have.
+#[test]
+fn wrapping_keys_are_changed_by_one_at_a_time() {
+    let vault = rotated(1);
+    let config = vault.lower().join(".envelopefs/vault.toml");
+    let before = std::fs::read(&config).unwrap();
+    let held = WorkLock::take(&vault.lower()).unwrap();
+    let store = vault.beside("kms");
+    let kms_dir = ["--kms-dir", store.to_str().unwrap()];
+    let uri = "kms:embedded/alias/envelopefs";
+    let lower = vault.lower();
+    let dir = lower.to_str().unwrap();
+    let commands: [&[&str]; 4] = [
+        &["recipient", "add", dir, uri],
+        &["recipient", "remove", dir, "0"],
+        &["recovery-key", dir],
+        &["rewrap", dir, "--to", uri],
+    ];
+    for command in commands {
+        let output = envelopefs().args(command).args(kms_dir).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(10), "{command:?}: {said}");
+        assert!(said.contains("is at work on this vault"), "{command:?}: {said}");
+        assert!(output.stdout.is_empty(), "{command:?}");
+    }
+    assert_eq!(std::fs::read(&config).unwrap(), before);
+    drop(held);
+    let added = envelopefs().args(["recovery-key", dir]).args(kms_dir).output().unwrap();
+    assert!(added.status.success() && added.stdout.starts_with(b"EFS1-"));
 }

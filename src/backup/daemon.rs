@@ -10,7 +10,7 @@
 //! checkpoint        ok | error TEXT      everything that was changed so far is in its place
 //! pending FILE-ID   yes | no             whether the journal holds anything of the file
 //! keys              ok | error TEXT      new files are wrapped for the keys of the volume config as it is now, and
-//!                                        those that were begun before have their names
+//!                                        those that were begun before have their names, but nameless ones (O_TMPFILE)
 //! busy              busy INODE ...       lower inodes that are open for writing or not in their places, 4,096 at most
 //! lease INODE       ok | no              the lower inode is whole, and stays as it is
 //! end INODE         kept | broken        the end of a lease: whether it stayed so
@@ -66,7 +66,8 @@ impl Control {
         Ok(Self { path, stream: Mutex::new(BufReader::new(stream)) })
     }
 
-    /// Makes new files follow the volume config as it is now; ends when those that were begun before have their names.
+    /// Makes new files follow the volume config as it is now; ends when those that were begun before have their names, but
+    /// nameless ones (O_TMPFILE).
     pub fn follow_keys(&self) -> io::Result<()> {
         self.ask("keys").map(drop)
     }

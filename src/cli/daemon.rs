@@ -150,6 +150,7 @@ fn open(plan: &Plan, unlock: &Unlock) -> Result<Fs, CliError> {
     if let Some(seconds) = plan.options.key_cache {
         tuning.cache_age = Duration::from_secs(seconds);
     }
+    tuning.ahead = plan.options.prefetch_keys;
     let keyring = keys::open_vault_tuned(&plan.vault, unlock, &tuning)?;
     let options = fs::Options {
         read_only: plan.options.read_only,

@@ -31,6 +31,8 @@ pub(super) struct MountOptions {
     pub(super) transport: Transport,
     /// Seconds that an unwrapped data key is kept.
     pub(super) key_cache: Option<u64>,
+    /// Files of one listed directory whose keys are unwrapped ahead.
+    pub(super) prefetch_keys: usize,
     pub(super) key: KeyArgs,
 }
 
@@ -100,6 +102,7 @@ impl MountOptions {
             }
             ("passphrase-file", file) if !file.is_empty() => self.key.passphrase_file = Some(file.into()),
             ("key_cache" | "key-cache", seconds) => self.key_cache = Some(key_cache(seconds)?),
+            ("prefetch-keys", count) => self.prefetch_keys = prefetch_keys(count)?,
             ("log-file", file) if !file.is_empty() => self.log_file = Some(file.into()),
             // What mount(8) and fstab carry for others, and what holds here anyway.
             ("" | "defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "owner" | "group", _) => {}
@@ -122,6 +125,15 @@ fn key_cache(seconds: &str) -> Result<u64, CliError> {
         .ok()
         .filter(|s| *s <= 86400)
         .ok_or_else(|| CliError::Usage(format!("key_cache={seconds}: seconds from 0 to 86400 are expected")))
+}
+
+/// Half of the keys that are kept at most: those of open files should not be pushed out.
+fn prefetch_keys(count: &str) -> Result<usize, CliError> {
+    count
+        .parse()
+        .ok()
+        .filter(|n| *n <= 4096)
+        .ok_or_else(|| CliError::Usage(format!("prefetch-keys={count}: a number from 0 to 4096 is expected")))
 }
 
 /// mount.fuse(8) calls `envelopefs VAULT MOUNTPOINT -o ...`: a first argument that is a path means `mount`.
@@ -173,6 +185,10 @@ mod tests {
             assert!(options(&[bad]).is_err(), "{bad}");
         }
         assert_eq!(options(&["key_cache=0"]).expect("known").key_cache, Some(0));
+        for bad in ["prefetch-keys", "prefetch-keys=-1", "prefetch-keys=all", "prefetch-keys=4097"] {
+            assert!(options(&[bad]).is_err(), "{bad}");
+        }
+        assert_eq!(options(&["prefetch-keys=4096"]).expect("known").prefetch_keys, 4096);
     }
 
     /// The call of mount.fuse(8) becomes `mount`; a real subcommand stays.

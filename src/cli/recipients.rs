@@ -23,6 +23,7 @@ pub(super) fn run(args: &RecipientArgs) -> Result<Exit, CliError> {
     match &args.command {
         RecipientCommand::Add { vault, uri, key } => {
             let keyring = keys::open_vault(vault, &key.unlock_vault_with(vault, Some(uri))?)?;
+            let _alone = upkeep::WorkLock::take(vault)?;
             let row = keyring.add_recipient(uri, false)?;
             println!("wrapping key {row}: {uri}");
             advise(&keyring);
@@ -30,8 +31,8 @@ pub(super) fn run(args: &RecipientArgs) -> Result<Exit, CliError> {
         }
         RecipientCommand::Remove { vault, recipient, force, key } => {
             let keyring = keys::open_vault(vault, &key.unlock_vault(vault)?)?;
-            let row = keyring.find_recipient(recipient)?;
             let _alone = upkeep::WorkLock::take(vault)?;
+            let row = keyring.find_recipient(recipient)?;
             keyring.retire_recipient(row)?;
             // From here on no file is made for it, so what is counted stays as it is or gets less.
             upkeep::settle(vault, &MountOf(vault))?;
@@ -45,6 +46,10 @@ pub(super) fn run(args: &RecipientArgs) -> Result<Exit, CliError> {
                 return Err(CliError::StillNamed { row, named, sole, unread, vault: vault.clone() });
             }
             keyring.remove_recipient(row)?;
+            if keyring.is_enveloped() {
+                // A new KEK began, and the mount knows the old one, which the removed recipient may know, too.
+                upkeep::settle(vault, &MountOf(vault))?;
+            }
             println!("wrapping key {row} removed");
             Ok(Exit::Ok)
         }
@@ -70,6 +75,8 @@ pub(super) fn run(args: &RecipientArgs) -> Result<Exit, CliError> {
 
 pub(super) fn recovery_key(args: &RecoveryKeyArgs) -> Result<Exit, CliError> {
     let keyring = keys::open_vault(&args.vault, &args.key.unlock_vault(&args.vault)?)?;
+    // Before the key is shown: one that was shown shall be a key of the vault.
+    let _alone = upkeep::WorkLock::take(&args.vault)?;
     let key = RecoveryKey::random();
     let uri = key.uri()?;
     // Before the vault knows it: one that was not seen must not be a key of the vault.

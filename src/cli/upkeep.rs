@@ -71,6 +71,7 @@ pub(super) fn rewrap(args: &RewrapArgs) -> Result<Exit, CliError> {
     let watched = Watched::start(&args.vault)?;
     let keyring = keys::open_vault(&args.vault, &unlock)?;
     let vault = args.vault.canonicalize().map_err(CliError::io(&args.vault))?;
+    let alone = upkeep::WorkLock::take(&vault)?;
     if let Some(uri) = &args.to {
         match keyring.add_recipient(uri, true) {
             Ok(row) => eprintln!("new files are wrapped with key {row}, {uri}"),
@@ -79,7 +80,7 @@ pub(super) fn rewrap(args: &RewrapArgs) -> Result<Exit, CliError> {
     }
     let pace = Pace { jobs: args.jobs.unwrap_or(JOBS), rate: args.rate };
     let outcome = watched.run(|watch| {
-        upkeep::rewrap(&vault, &keyring, args.only_key_version, pace, watch, &MountOf(&vault))
+        upkeep::rewrap(&alone, &keyring, args.only_key_version, pace, watch, &MountOf(&vault))
     })?;
     let exit = report(&outcome, args.json, "rewrapped");
     if outcome.interrupted {

@@ -1,11 +1,12 @@
 //! Directories as lists. The cookies are the lower filesystem's own, so they stay valid while entries come and go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use super::ahead::Files;
 use super::dirs::OpenDir;
 use super::inode::Inode;
 use super::{DirEntry, Fs, Ino, Result, TOP};
@@ -18,6 +19,8 @@ pub(super) struct OpenListing {
     dir: Arc<OpenDir>,
     listing: Mutex<Listing>,
     warned: AtomicBool,
+    /// Files whose keys were asked for ahead.
+    ahead: AtomicUsize,
 }
 
 fn shown<'a>(raw: &RawEntry, ino: Ino, name: &'a [u8]) -> DirEntry<'a> {
@@ -35,7 +38,8 @@ impl Fs {
             &*dir,
             self.options.read_only || self.options.no_atime,
         )?));
-        Ok(self.listings.put(OpenListing { inode, dir, listing, warned: AtomicBool::new(false) }))
+        let (warned, ahead) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Ok(self.listings.put(OpenListing { inode, dir, listing, warned, ahead }))
     }
 
     /// Lists from cookie `offset` on until `sink` returns false (full; the entry it refused is not consumed).
@@ -50,12 +54,23 @@ impl Fs {
         let open = self.listings.get(fh)?;
         let mut listing = open.listing.lock();
         listing.seek(offset)?;
+        let mut files = self.files_ahead(&open.ahead);
         while let Some(raw) = listing.peek()? {
-            if !self.show(&open, raw, plus, sink)? {
+            let mut is_file = false;
+            let mut noting = |entry: &DirEntry<'_>| {
+                is_file = Files::may_be(entry.kind);
+                sink(entry)
+            };
+            if !self.show(&open, raw, plus, &mut noting)? {
                 break;
+            }
+            if is_file {
+                files.note(&raw.name);
             }
             listing.advance();
         }
+        drop(listing);
+        self.unwrap_ahead(&open.dir, files, &open.ahead);
         Ok(())
     }
 

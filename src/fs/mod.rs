@@ -4,9 +4,11 @@
 //! Permissions are the kernel's business: it has checked them when a request comes here. What is served and what
 //! differs from a local filesystem stands in `docs/SEMANTICS.md`.
 //!
-//! Locks, outermost first: `long_names`, `barrier` (shared by renames and removals), an inode's `open`, the leases or a shard of
-//! the inode table, an inode's `ways`. None is held over a provider call.
+//! Locks, outermost first: `births` (shared by who makes a file), `long_names`, `barrier` (shared by renames and removals), an
+//! inode's `open`, the leases or a shard of the inode table, an inode's `ways`. None but `births` is held over a provider call:
+//! who waits for it alone waits for the makers, who ask a provider where no key is ready, and who comes behind him waits, too.
 
+mod ahead;
 mod attr;
 mod dirs;
 mod error;
@@ -70,7 +72,7 @@ pub struct Fs {
     barrier: RwLock<()>,
     /// Held while an entry with a long name comes or goes, so that its sidecar comes and goes with it.
     long_names: Mutex<()>,
-    /// Held shared while a file is made, from its data key to its name; alone by who waits for those.
+    /// Held shared while a file is made, from its data key to its name (where it gets one); alone by who waits for those.
     births: RwLock<()>,
     lock: Mutex<Option<VaultLock>>,
 }
@@ -122,7 +124,8 @@ impl Fs {
     }
 
     /// Wraps new files for the keys of the volume config as it is now. When it returns, no file that is being made has
-    /// another wrapping: those that were begun before have their names, or failed.
+    /// another wrapping: those that were begun before have their names, or failed. All but nameless ones (O_TMPFILE), which keep
+    /// the wrapping they have, and may get a name later.
     pub fn follow_keys(&self) -> std::result::Result<(), crate::keys::OpenError> {
         self.keyring.follow()?;
         drop(self.births.write());

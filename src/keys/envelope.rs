@@ -64,6 +64,8 @@ struct State {
     /// Data keys left of the portion reserved under a KEK.
     left: (u16, u64),
     put_off: Option<Instant>,
+    /// Counts calls of [`Envelope::forget`]: what was read before one does not come back after it.
+    epoch: u64,
 }
 
 /// The file as it was read: its text, to be replaced, and what it says.
@@ -74,7 +76,7 @@ struct List {
 
 impl Envelope {
     pub(super) fn new() -> Self {
-        let state = State { list: None, open: LruCache::new(KEPT), left: (0, 0), put_off: None };
+        let state = State { list: None, open: LruCache::new(KEPT), left: (0, 0), put_off: None, epoch: 0 };
         Self { shared: OnceLock::new(), state: Mutex::new(state) }
     }
 
@@ -102,10 +104,22 @@ impl Envelope {
 
     fn reread(&self, shared: &Shared) -> Result<Arc<List>, KeyError> {
         let home = shared.home.as_ref().ok_or(KeyError::Foreign)?;
+        let epoch = self.state.lock().epoch;
         let (text, file) = read(&home.dir, shared.vault, &shared.vault_key).map_err(refused)?;
         let list = Arc::new(List { text, file });
-        self.state.lock().list = Some((Instant::now(), list.clone()));
+        let mut state = self.state.lock();
+        if state.epoch == epoch {
+            state.list = Some((Instant::now(), list.clone()));
+        }
         Ok(list)
+    }
+
+    /// Forgets which KEK is the newest and what is reserved under it: a wrap that begins from now on reads the file
+    /// as it is. Unwrapped KEKs are kept, for the files under them.
+    pub(super) fn forget(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        (state.list, state.left, state.put_off) = (None, (0, 0), None);
     }
 
     /// The KEK with a number, unwrapped by whatever row can.
@@ -152,9 +166,12 @@ impl Envelope {
 
     /// Takes a portion under the newest KEK, or under a new one where that is old or full.
     fn reserve(&self, shared: &Arc<Shared>, count: u64) -> Result<(), KeyError> {
+        let (put_off, epoch) = {
+            let state = self.state.lock();
+            (state.put_off, state.epoch)
+        };
         let list = self.reread(shared)?;
         let mut file = list.file.clone();
-        let put_off = self.state.lock().put_off;
         let mut fresh = None;
         let full = |kek: &Kek| kek.reserved >= shared.renewal.count;
         if file.newest().is_none_or(|kek| is_old(shared, kek, put_off) || full(kek)) {
@@ -176,7 +193,9 @@ impl Envelope {
         if write(shared, &list, &file)? {
             let mut state = self.state.lock();
             state.list = None;
-            state.left = (number, portion);
+            if state.epoch == epoch {
+                state.left = (number, portion);
+            }
             if let Some(key) = fresh {
                 state.put_off = None;
                 state.open.put(number, (sealing(&key), Instant::now()));
@@ -197,8 +216,7 @@ impl Envelope {
             let mut file = list.file.clone();
             renew(&shared, &mut file)?;
             if write(&shared, &list, &file)? {
-                let mut state = self.state.lock();
-                (state.left, state.list, state.put_off) = ((0, 0), None, None);
+                self.forget();
                 return Ok(file.newest().map_or(0, |kek| kek.number));
             }
         }
@@ -208,20 +226,9 @@ impl Envelope {
     /// Wraps every KEK for the rows in `rows` too, and drops copies for rows that `keep` refuses. A KEK that would be
     /// left without a copy ends it with nothing changed: its files would be lost.
     pub(super) fn share(&self, rows: &[Arc<Row>], keep: impl Fn(u8) -> bool) -> Result<(), KeyError> {
-        let shared = self.shared()?;
-        shared.refresh();
-        for _ in 0..TRIES {
-            let list = self.reread(&shared)?;
-            let mut file = list.file.clone();
+        self.change(|shared, file| {
             for kek in &mut file.keks {
-                let missing: Vec<_> =
-                    rows.iter().filter(|r| !kek.wrapped.iter().any(|(i, _)| *i == r.index)).collect();
-                if !missing.is_empty() {
-                    let raw = unwrap(&shared, &shared.table(), kek)?;
-                    for row in missing {
-                        kek.wrapped.push((row.index, wrap_for(row, &raw, shared.vault, kek.number)?));
-                    }
-                }
+                give_copies(shared, kek, rows)?;
                 kek.wrapped.retain(|(index, _)| keep(*index));
                 if kek.wrapped.is_empty() {
                     return Err(KeyError::Denied(format!(
@@ -230,8 +237,33 @@ impl Envelope {
                     )));
                 }
             }
+            Ok(())
+        })
+    }
+
+    /// Wraps every KEK for a row that the volume config does not have yet. False, with nothing changed, where a KEK has a
+    /// copy for its number: somebody else is about to give that to a key of his.
+    pub(super) fn share_with_new(&self, row: &Arc<Row>) -> Result<bool, KeyError> {
+        self.change(|shared, file| {
+            if file.keks.iter().any(|kek| has_copy(kek, row.index)) {
+                return Ok(false);
+            }
+            file.keks.iter_mut().try_for_each(|kek| give_copies(shared, kek, std::slice::from_ref(row)))?;
+            Ok(true)
+        })
+    }
+
+    /// Changes the list: read, changed, replaced where nobody else did meanwhile, with the rows of the volume config as it
+    /// is.
+    fn change<T>(&self, make: impl Fn(&Shared, &mut KekFile) -> Result<T, KeyError>) -> Result<T, KeyError> {
+        let shared = self.shared()?;
+        shared.refresh();
+        for _ in 0..TRIES {
+            let list = self.reread(&shared)?;
+            let mut file = list.file.clone();
+            let made = make(&shared, &mut file)?;
             if file == list.file || write(&shared, &list, &file)? {
-                return Ok(());
+                return Ok(made);
             }
         }
         Err(KeyError::Unreachable(format!("{KEKS_FILE} is changed by others all the time")))
@@ -332,6 +364,23 @@ fn renew(shared: &Shared, file: &mut KekFile) -> Result<Secret<32>, KeyError> {
     log::info!("key-encryption key {number} is new");
     file.keks.push(Kek { number, created: now(), reserved: 0, wrapped });
     Ok(raw)
+}
+
+fn has_copy(kek: &Kek, row: u8) -> bool {
+    kek.wrapped.iter().any(|(index, _)| *index == row)
+}
+
+/// Wraps a KEK for the rows that it has no copy for.
+fn give_copies(shared: &Shared, kek: &mut Kek, rows: &[Arc<Row>]) -> Result<(), KeyError> {
+    let missing: Vec<_> = rows.iter().filter(|row| !has_copy(kek, row.index)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let raw = unwrap(shared, &shared.table(), kek)?;
+    for row in missing {
+        kek.wrapped.push((row.index, wrap_for(row, &raw, shared.vault, kek.number)?));
+    }
+    Ok(())
 }
 
 fn wrap_for(row: &Row, raw: &Secret<32>, vault: VaultId, number: u16) -> Result<Vec<u8>, KeyError> {

@@ -11,6 +11,7 @@ use super::cache::Cache;
 use super::envelope::{Envelope, Renewal};
 use super::open::{Home, OpenError};
 use super::pool::{Pool, Ready, Source};
+use super::prefetch::{Ahead, Prefetch};
 use super::table::{Table, keep_hopeful};
 use super::{KeyError, KeyInfo, NewFile, WrapContext};
 use crate::crypto::{DataKey, FileKeys, Secret, VaultKey, random};
@@ -34,6 +35,8 @@ pub struct Tuning {
     pub cache_age: Duration,
     /// Ready data keys kept for new files.
     pub pool_size: usize,
+    /// Files of one listed directory whose keys are unwrapped ahead, at most. Zero: none.
+    pub ahead: usize,
     /// In envelope mode: when the key-encryption key is renewed.
     pub renewal: Renewal,
 }
@@ -44,6 +47,7 @@ impl Default for Tuning {
             cache_count: NonZeroUsize::new(8192).expect("not zero"),
             cache_age: Duration::from_secs(3600),
             pool_size: 500,
+            ahead: 0,
             renewal: Renewal::default(),
         }
     }
@@ -53,6 +57,8 @@ impl Default for Tuning {
 pub struct Keyring {
     shared: Arc<Shared>,
     pool: Pool,
+    prefetch: Prefetch,
+    ahead: usize,
 }
 
 /// What the keyring and its pool's thread both use.
@@ -121,7 +127,13 @@ impl Keyring {
                 chore.refresh();
             }),
         );
-        Self { shared, pool }
+        let fetched = shared.clone();
+        let prefetch =
+            Prefetch::new(move |header| fetched.cache.keys(header, || fetched.unwrap(header)).map(drop));
+        // What is not kept is not asked for ahead.
+        let ahead =
+            if tuning.cache_age.is_zero() { 0 } else { tuning.ahead.min(tuning.cache_count.get() / 2) };
+        Self { shared, pool, prefetch, ahead }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -164,10 +176,26 @@ impl Keyring {
         self.shared.cache.keys(header, || self.shared.unwrap(header))
     }
 
-    /// Wraps new files for the rows of the volume config as it is now: reads it again where it was replaced, and gives
-    /// no key to a file any more that was made ready before.
+    /// Files of one directory whose keys [`Keyring::prefetch`] may be asked for. Zero where nobody told to, where a key is
+    /// near, and in envelope mode, in which one call opens all files.
+    pub fn ahead(&self) -> usize {
+        if self.ahead > 0 && !self.is_enveloped() && self.is_far() { self.ahead } else { 0 }
+    }
+
+    /// Unwraps the keys of files that are likely to be opened soon, in the background.
+    pub fn prefetch(&self, files: impl IntoIterator<Item = Ahead>) {
+        self.pool.start();
+        self.prefetch.add(files);
+    }
+
+    /// Wraps new files for the rows of the volume config as it is now, in envelope mode under the newest key-encryption
+    /// key: reads both again, and gives no key to a file any more that was made ready before.
     pub fn follow(&self) -> Result<(), OpenError> {
         self.shared.reread()?;
+        // Before the drain: a batch that is ordered behind it must not find the old one.
+        if let Some(envelope) = self.envelope() {
+            envelope.forget();
+        }
         self.pool.drain();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Wraps data keys under keys that never leave their KMS or HSM.
 //!
 //! Invariant: this module never sees file content, and `content` never sees a provider.
-//! No lock is held over a provider call.
+//! No lock of this module is held over a provider call.
 
 mod breaker;
 mod cache;
@@ -13,6 +13,7 @@ mod keyring;
 mod open;
 mod outage;
 mod pool;
+mod prefetch;
 mod providers;
 mod recipients;
 mod recovery;
@@ -37,6 +38,7 @@ pub use envelope::Renewal;
 pub use init::{Mode, init_vault, init_vault_as};
 pub use keyring::{Keyring, Tuning};
 pub use open::{OpenError, open_vault, open_vault_tuned, read_config};
+pub use prefetch::Ahead;
 pub use recipients::RecipientError;
 pub use recovery::{RecoveryKey, RecoveryTextError};
 pub use rewrap::{Rewrapped, Target};

@@ -43,7 +43,7 @@ pub enum RecipientError {
     /// All numbers that a header can name were given away.
     #[error("the vault has had {MAX_ROWS} wrapping keys, the most that one can have in its life")]
     Spent,
-    /// Somebody else added or removed a key at the same time.
+    /// Somebody else added or removed a key at the same time, from another host maybe.
     #[error("the wrapping keys of the vault were changed by somebody else at the same time; try again")]
     Overtaken,
     /// Rows that are no recipients.
@@ -80,10 +80,14 @@ impl Keyring {
             }
         }
         let Wrapped::Blob(wrapped) = wrapped else { return Err(KeyError::Foreign.into()) };
-        let index = self.free_row(&uri)?;
+        let (index, fresh) = self.free_row(&uri)?;
         if let Some(envelope) = self.envelope() {
-            let row = Row::new(index, uri.clone(), true, Ok(Arc::clone(&provider)));
-            envelope.share(&[Arc::new(row)], |_| true)?;
+            let row = Arc::new(Row::new(index, uri.clone(), true, Ok(Arc::clone(&provider))));
+            if !fresh {
+                envelope.share(&[row], |_| true)?;
+            } else if !envelope.share_with_new(&row)? {
+                return Err(RecipientError::Overtaken);
+            }
         }
         let before = self.config();
         change(shared, |config| {
@@ -156,8 +160,8 @@ impl Keyring {
             Ok(())
         })?;
         if let Some(envelope) = self.envelope() {
-            let keys = self.config().keys;
-            envelope.share(&[], |row| keys.iter().any(|key| key.index == row))?;
+            // No other: somebody may be about to add a recipient, whose copies come before he does.
+            envelope.share(&[], |row| row != index)?;
         }
         Ok(())
     }
@@ -175,15 +179,16 @@ impl Keyring {
     }
 
     /// The row of a key, or the number behind all that rows had and KEKs have copies for: headers and copies that were
-    /// made for a removed key name its number for ever.
-    fn free_row(&self, uri: &str) -> Result<u8, RecipientError> {
+    /// made for a removed key name its number for ever. Whether it is such a number.
+    fn free_row(&self, uri: &str) -> Result<(u8, bool), RecipientError> {
         self.shared().refresh();
         let config = self.config();
         if let Some(key) = config.keys.iter().find(|key| key.uri == uri) {
-            return Ok(key.index);
+            return Ok((key.index, false));
         }
         let copies = self.envelope().map_or(Ok(0), |envelope| envelope.next_row())?;
-        u8::try_from(config.next_row.max(copies)).map_err(|_| RecipientError::Spent)
+        let next = u8::try_from(config.next_row.max(copies)).map_err(|_| RecipientError::Spent)?;
+        Ok((next, true))
     }
 }
 

@@ -59,6 +59,8 @@ impl std::fmt::Debug for Target {
 impl Keyring {
     /// What headers of this vault shall become now. With `only`, headers that hold a key of that version alone.
     pub fn rewrap_target(&self, only: Option<u16>) -> Result<Target, KeyError> {
+        // What others changed before the caller had the vault's wrapping keys for himself.
+        self.shared().refresh();
         let table = self.shared().table();
         let mut rows = Vec::new();
         for row in table.wrapping()? {

@@ -70,6 +70,7 @@ fn measure_unwrap() {
             keys: &keys,
             error: None,
             request_id: &new_request_id(),
+            details: &serde_json::Value::Null,
             count: 1,
         }])
         .unwrap();

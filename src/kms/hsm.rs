@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::arn::Scope;
@@ -214,17 +215,40 @@ impl Engine {
         })
     }
 
-    /// Destroys the material of a deleted key in its cluster. As with AWS an effort only: a cluster that does not answer
-    /// now keeps it, and the log says so.
-    pub(super) fn destroy_in_cluster(&self, store: &str, material: &str) {
+    /// Destroys the materials of a deleted key in its cluster. As with AWS an effort only: a cluster that does not answer
+    /// now keeps them. The log says so, and so does what is given: CloudTrail's details of the key's `DeleteKey` event.
+    pub(super) fn destroy_in_cluster(&self, store: &str, materials: &[String]) -> Value {
         let found: Result<Option<StoreRecord>, KmsError> = self.store.read(|r| r.get(STORES, store));
-        let found = found.ok().flatten().filter(|s| s.connected);
-        let session = found.ok_or(ClusterError::NotFound).and_then(|s| self.clusters.session(&s));
-        if let Err(error) = session.and_then(|session| session.destroy(material)) {
-            log::warn!(
-                "custom key store {store}: the key {material} of a deleted KMS key stays in the HSM cluster ({})",
-                error.code()
-            );
+        let found = found.ok().flatten();
+        let open = found.as_ref().filter(|s| s.connected);
+        let mut status = Vec::with_capacity(materials.len());
+        for material in materials {
+            let done = open.ok_or(ClusterError::NotFound).and_then(|s| self.destroy(s, material));
+            if let Err(error) = done {
+                log::warn!(
+                    "custom key store {store}: the key {material} of a deleted KMS key stays in the HSM cluster ({})",
+                    error.code()
+                );
+            }
+            let word = if done.is_ok() { "SUCCESS" } else { "FAILURE" };
+            status.push(json!({ "backingKeyId": material, "deletionStatus": word }));
         }
+        // A text that holds JSON, as CloudTrail has it.
+        json!({
+            "customKeyStoreId": store,
+            "clusterId": found.map(|s| s.cluster),
+            "backingKeysDeletionStatus": Value::Array(status).to_string(),
+        })
+    }
+
+    /// Destroys a key in a cluster. The kept login may be one that the cluster knows no more: after a failure it is made
+    /// anew, once. Nobody comes back to this key later.
+    fn destroy(&self, store: &StoreRecord, material: &str) -> Result<(), ClusterError> {
+        let close = |_: &ClusterError| self.clusters.close(&store.id);
+        let kept = self.clusters.session(store)?;
+        if kept.destroy(material).inspect_err(close).is_ok() {
+            return Ok(());
+        }
+        self.clusters.session(store)?.destroy(material).inspect_err(close)
     }
 }

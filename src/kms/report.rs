@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::access::{Ask, InForce};
 use super::audit::{self, Filter};
 use super::caller::Caller;
 use super::engine::Engine;
 use super::error::KmsError;
+use super::owner;
 use super::policy::{self, Named};
 use super::records::KeyRecord;
 use super::table::{KEYS, View};
@@ -18,8 +19,6 @@ use super::watch::{audit_dir, usage_file};
 
 /// Events that one answer holds.
 const MAX_EVENTS: usize = 1000;
-/// The longest policy of a principal that is simulated, with others beside it, as many as this.
-const MAX_POLICIES: usize = 32;
 
 impl Engine {
     /// SimulatePolicy: whether a request would be allowed, and by which statement or grant. `KeyPolicy`,
@@ -29,18 +28,16 @@ impl Engine {
     /// Members: `PrincipalArn`, `Action` (`kms:Decrypt`); `KeyId`, `KeyPolicy`, `IdentityPolicies`, `Parameters` (of
     /// the action), `EncryptionContext`, `ViaService`, `SourceIp`, `Region`. Answer: `Allowed`, `By`, `Message`.
     pub fn simulate(&self, input: &Value) -> Result<Value, KmsError> {
-        let text = |name: &str| input.get(name).and_then(Value::as_str).filter(|t| !t.is_empty());
-        let need = |name: &str| text(name).ok_or_else(|| KmsError::Validation(format!("{name} is missing")));
-        let action = need("Action")?;
+        let action = owner::need(input, "Action")?;
         let action = action.strip_prefix("kms:").unwrap_or(action);
         let known = |a: &&str| a.eq_ignore_ascii_case(action);
         let action = super::api::actions()
             .chain(["ReEncryptFrom", "ReEncryptTo"])
             .find(known)
             .ok_or_else(|| KmsError::Validation(format!("{action} is no action of the KMS")))?;
-        let caller = self.simulated_caller(need("PrincipalArn")?, input)?;
-        let key = text("KeyId").map(|name| self.resolve_in(name, &caller.scope)).transpose()?;
-        let key_policy = match (text("KeyPolicy"), &key) {
+        let caller = self.simulated_caller(owner::need(input, "PrincipalArn")?, input)?;
+        let key = given(input, "KeyId")?.map(|name| self.resolve_in(name, &caller.scope)).transpose()?;
+        let key_policy = match (given(input, "KeyPolicy")?, &key) {
             (Some(given), _) => Some(std::sync::Arc::new(policy::parse(given)?)),
             (None, Some(key)) => Some(self.key_policy(key)?),
             (None, None) => None,
@@ -48,17 +45,17 @@ impl Engine {
         let known = self.list_principals()?.into_iter().find(|p| p.arn == caller.arn);
         let (known_policies, known_boundary) =
             known.map_or((Vec::new(), None), |known| (known.policies, known.boundary));
-        let identities = match texts(input, "IdentityPolicies") {
+        let identities = match owner::policies(input, "IdentityPolicies")? {
             Some(given) => compiled(&given, &caller.arn)?,
             None => compiled(&known_policies, &caller.arn)?,
         };
-        let boundary = text("PermissionsBoundary").map(str::to_owned).or(known_boundary);
+        let boundary = given(input, "PermissionsBoundary")?.map(str::to_owned).or(known_boundary);
         let boundary = boundary.map(|text| policy::parse_identity(&text)).transpose()?;
-        let service_control = match texts(input, "ServiceControlPolicies") {
+        let service_control = match owner::policies(input, "ServiceControlPolicies")? {
             Some(given) => compiled(&given, "the organization")?,
             None => self.service_control.clone(),
         };
-        let params = parameters(input, action);
+        let params = parameters(input, action)?;
         let ask = Ask {
             caller: &caller,
             action,
@@ -83,26 +80,25 @@ impl Engine {
     }
 
     fn simulated_caller(&self, arn: &str, input: &Value) -> Result<Caller, KmsError> {
-        let text = |name: &str| input.get(name).and_then(Value::as_str).filter(|t| !t.is_empty());
         let account = policy::account_of(arn);
         let service = !arn.starts_with("arn:") && arn.contains('.');
         if account.is_empty() && !service {
             return Err(KmsError::Validation(format!("{arn} is no ARN of a principal")));
         }
         let mut scope = super::arn::Scope::home();
-        if let Some(region) = text("Region") {
+        if let Some(region) = given(input, "Region")? {
             region.clone_into(&mut scope.region);
         }
         // A key that is named by its ARN has its own account; another name is one in the caller's.
         if !account.is_empty() {
             account.clone_into(&mut scope.account);
         }
-        let source = text("SourceIp").map(|ip| {
+        let source = given(input, "SourceIp")?.map(|ip| {
             ip.parse::<IpAddr>().map_err(|_| KmsError::Validation(format!("{ip} is no IP address")))
         });
         Ok(Caller {
             arn: arn.to_owned(),
-            via: text("ViaService").map(str::to_owned),
+            via: given(input, "ViaService")?.map(str::to_owned),
             source: source.transpose()?,
             policies: [].into(),
             ..Caller::root(scope)
@@ -162,10 +158,9 @@ impl Engine {
     }
 }
 
-/// The texts of a member that is a list.
-fn texts(input: &Value, member: &str) -> Option<Vec<String>> {
-    let given = input.get(member).and_then(Value::as_array)?;
-    Some(given.iter().filter_map(Value::as_str).take(MAX_POLICIES).map(str::to_owned).collect())
+/// A member that is a text; an empty field of a page asks for nothing.
+fn given<'a>(input: &'a Value, member: &str) -> Result<Option<&'a str>, KmsError> {
+    Ok(owner::text(input, member)?.filter(|text| !text.is_empty()))
 }
 
 /// Policies, named by their place and whose they are.
@@ -201,20 +196,20 @@ fn audit_error(error: audit::AuditError) -> KmsError {
 }
 
 /// The action's parameters: what is given, with the encryption context in the member that the action reads.
-fn parameters(input: &Value, action: &str) -> Value {
-    let mut out = input.get("Parameters").and_then(Value::as_object).cloned().unwrap_or_else(Map::new);
+fn parameters(input: &Value, action: &str) -> Result<Value, KmsError> {
+    let mut out = owner::object(input, "Parameters")?.cloned().unwrap_or_default();
     if let Some(key) = input.get("KeyId") {
         out.entry("KeyId").or_insert_with(|| key.clone());
     }
-    if let Some(context) = input.get("EncryptionContext").filter(|c| c.is_object()) {
+    if let Some(context) = owner::object(input, "EncryptionContext")? {
         let member = match action {
             "ReEncryptFrom" => "SourceEncryptionContext",
             "ReEncryptTo" => "DestinationEncryptionContext",
             _ => "EncryptionContext",
         };
-        out.entry(member).or_insert_with(|| context.clone());
+        out.entry(member).or_insert_with(|| Value::Object(context.clone()));
     }
-    Value::Object(out)
+    Ok(Value::Object(out))
 }
 
 fn prices(given: Option<&Value>) -> Prices {

@@ -2,12 +2,15 @@
 //!
 //! Nothing here needs a clock that runs: whoever uses a key next, or the server's sweep, does what fell due meanwhile.
 
+use serde_json::Value;
+
 use super::arn::Scope;
 use super::engine::{Engine, key_in};
 use super::error::KmsError;
 use super::index;
 use super::keys::{alias_name, random_material, remove_alias};
 use super::records::{Family, KeyRecord, MaterialRef};
+use super::seams::ServiceRecord;
 use super::spec::{KeySpec, Origin, RotationKind};
 use super::state::{self, usable};
 use super::store::Fault;
@@ -20,11 +23,16 @@ const CLOSE_MS: u64 = 20 * 60 * 1000;
 /// Materials that one key may have: its version number has 16 bits.
 const MAX_MATERIALS: usize = u16::MAX as usize - 1;
 
+/// The event of a key's end.
+const DELETE_KEY: &str = "DeleteKey";
+
 /// What the service did by itself.
 pub(super) struct ServiceEvent {
     name: &'static str,
     arn: String,
     scope: Scope,
+    /// As [`ServiceRecord::details`].
+    details: Value,
 }
 
 /// Fresh symmetric material, as a version of a key.
@@ -78,7 +86,7 @@ impl Engine {
     pub(super) fn settle(&self, slot: &str) -> Result<(), KmsError> {
         let now = self.now();
         let (mut dead, mut custom) = (Vec::new(), None);
-        let events = self.store.write(|w| {
+        let mut events = self.store.write(|w| {
             // Another process may have done it.
             let Some(record) = w.get::<KeyRecord>(KEYS, slot)? else { return Ok(Vec::new()) };
             custom.clone_from(&record.key_store);
@@ -86,14 +94,23 @@ impl Engine {
         })?;
         for id in &dead {
             self.forget_material(id);
-            if let Some(store) = &custom {
-                self.destroy_in_cluster(store, id);
+        }
+        if let Some(store) = custom.filter(|_| !dead.is_empty()) {
+            // Before the events, which say what became of it.
+            let details = self.destroy_in_cluster(&store, &dead);
+            for event in events.iter_mut().filter(|event| event.name == DELETE_KEY) {
+                event.details.clone_from(&details);
             }
         }
-        if let Some(observer) = &self.observer {
-            for event in &events {
-                observer.service(event.name, &event.arn, &event.scope.account, &event.scope.region);
-            }
+        let Some(observer) = &self.observer else { return Ok(()) };
+        for event in &events {
+            observer.service(&ServiceRecord {
+                name: event.name,
+                key: &event.arn,
+                account: &event.scope.account,
+                region: &event.scope.region,
+                details: &event.details,
+            });
         }
         Ok(())
     }
@@ -174,11 +191,15 @@ fn settle_in(
     now: u64,
     dead: &mut Vec<String>,
 ) -> Result<Vec<ServiceEvent>, Fault> {
-    let event =
-        |name, record: &KeyRecord| ServiceEvent { name, arn: record.arn(), scope: record.scope.clone() };
+    let event = |name, record: &KeyRecord| ServiceEvent {
+        name,
+        arn: record.arn(),
+        scope: record.scope.clone(),
+        details: Value::Null,
+    };
     let mut events = Vec::new();
     if record.deletion.and_then(|d| d.at_ms).is_some_and(|at| at <= now) {
-        events.push(event("DeleteKey", &record));
+        events.push(event(DELETE_KEY, &record));
         purge(w, &record, now, dead)?;
         return Ok(events);
     }

@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::error::KmsError;
 use super::quota::Class;
 use super::records::{KeyRecord, now_ms};
-use super::seams::{CallRecord, Observer};
+use super::seams::{CallRecord, Observer, ServiceRecord};
 use super::usage::Counter;
 use crate::crypto::MacKey;
 
@@ -72,14 +72,14 @@ impl Observer for Watch {
         self.write(&events)
     }
 
-    fn service(&self, event: &str, key_arn: &str, account: &str, region: &str) {
-        let keys = [key_arn.to_owned()];
+    fn service(&self, event: &ServiceRecord<'_>) {
+        let keys = [event.key.to_owned()];
         let written = self.write(&[Event {
             time_ms: now_ms(),
-            name: event,
+            name: event.name,
             identity: None,
-            region,
-            account,
+            region: event.region,
+            account: event.account,
             source: "",
             user_agent: "",
             via: None,
@@ -87,6 +87,7 @@ impl Observer for Watch {
             keys: &keys,
             error: None,
             request_id: &super::caller::new_request_id(),
+            details: event.details,
             count: 1,
         }]);
         // It was done by the clock, not for a caller who could be refused; the log of the process has the error.
@@ -114,6 +115,7 @@ fn event<'a>(record: &CallRecord<'a>, source: &'a str, time_ms: u64) -> Event<'a
         keys: record.keys,
         error: record.error,
         request_id: &caller.request_id,
+        details: &Value::Null,
         count: 1,
     }
 }

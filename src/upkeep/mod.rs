@@ -95,7 +95,7 @@ pub enum UpkeepError {
         source: std::io::Error,
     },
     /// Another one is at work.
-    #[error("another rewrap, rekey or removal of a recipient is at work on this vault")]
+    #[error("another rewrap, rekey or change of the wrapping keys is at work on this vault")]
     Busy,
     /// One file that was asked for.
     #[error("{path}: {why}")]

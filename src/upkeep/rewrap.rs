@@ -3,7 +3,7 @@
 //! A header is replaced in one step (setxattr(2) replaces a value as a whole), so at any moment a file has its old
 //! header or its new one, and both open. Before the first pass mounts are told, so that no file is made for the old
 //! keys any more. A file that a mount moves meanwhile may be missed by one pass; passes follow until one finds nothing
-//! to do.
+//! to do. Files that have no name (O_TMPFILE) are seen by none: one that gets a name later is the next run's.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -30,7 +30,8 @@ const LEARNING: Duration = Duration::from_millis(2500);
 /// The mounts of a vault.
 pub trait Mounts {
     /// Tells them that wrapping keys were changed. True when every new file is wrapped for the keys of the volume
-    /// config, and files that were begun before have their names; false where one cannot be asked.
+    /// config, and files that were begun before have their names, but nameless ones (O_TMPFILE); false where one cannot be
+    /// asked.
     fn follow(&self) -> bool;
 }
 
@@ -40,8 +41,9 @@ impl Mounts for () {
     }
 }
 
-/// Ends when mounts of the vault at `top` make no file for keys that the volume config does not name any more. One that
-/// cannot be asked (a shared one, maybe of another host) is given the time in which it looks by itself.
+/// Ends when mounts of the vault at `top` make no file for keys that the volume config does not name any more, and those
+/// that were begun before have their names, but nameless ones (O_TMPFILE). One that cannot be asked (a shared one, maybe of
+/// another host) is given the time in which it looks by itself.
 pub fn settle(top: &Path, mounts: &dyn Mounts) -> Result<(), UpkeepError> {
     if is_mounted(&open_top(top)?) && !mounts.follow() {
         std::thread::sleep(LEARNING);
@@ -56,16 +58,17 @@ struct Run<'a> {
     outcome: Mutex<Outcome>,
 }
 
-/// Rewraps the vault at `top`. With `only`, headers that hold a key of that version alone.
+/// Rewraps the vault that `alone` was taken for: before the wrapping keys were changed, where they were, so that nobody
+/// else changes them on the way. With `only`, headers that hold a key of that version alone.
 pub fn rewrap(
-    top: &Path,
+    alone: &WorkLock,
     keyring: &Keyring,
     only: Option<u16>,
     pace: Pace,
     watch: &dyn Watch,
     mounts: &dyn Mounts,
 ) -> Result<Outcome, UpkeepError> {
-    let _alone = WorkLock::take(top)?;
+    let top = alone.top();
     let dir = open_top(top)?;
     settle(top, mounts)?;
     let mut target = keyring.rewrap_target(only)?;

@@ -18,7 +18,7 @@ use crate::format::names::VAULT_DIR;
 
 /// File below the vault's own directory.
 const FILE: &str = "rewrap.state";
-/// Held by whoever rewraps, rekeys or removes a wrapping key.
+/// Held by whoever rewraps, rekeys, adds or removes a wrapping key.
 const LOCK: &str = "upkeep.lock";
 /// The longest first line.
 const LONGEST_LINE: usize = 64 << 10;
@@ -27,9 +27,10 @@ const MOST_MARKS: usize = 4 << 20;
 /// Marks that wait for a write.
 const BATCH: usize = 64 * 16;
 
-/// Work on the vault's headers, by one at a time; ends when it is dropped.
+/// Work on the vault's headers or wrapping keys, by one at a time; ends when it is dropped.
 #[derive(Debug)]
 pub struct WorkLock {
+    top: PathBuf,
     _file: File,
 }
 
@@ -41,8 +42,13 @@ impl WorkLock {
         let file = file.map_err(|source| UpkeepError::Io { path: path.clone(), source })?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => Err(UpkeepError::Busy),
-            other => other.map_err(UpkeepError::io(path)).map(|()| Self { _file: file }),
+            other => other.map_err(UpkeepError::io(path)).map(|()| Self { top: top.to_owned(), _file: file }),
         }
+    }
+
+    /// The vault that it was taken for.
+    pub fn top(&self) -> &Path {
+        &self.top
     }
 }
 

@@ -77,6 +77,11 @@ impl Home {
     }
 }
 
+/// A rewrap that takes the lock for itself.
+fn rewrapped(home: &Home, ring: &Keyring, pace: Pace, watch: &dyn Watch) -> Outcome {
+    rewrap(&WorkLock::take(&home.vault).unwrap(), ring, None, pace, watch, &()).unwrap()
+}
+
 /// Stops after so many files.
 struct After(AtomicU64);
 
@@ -97,13 +102,13 @@ fn headers_follow_and_contents_stay() {
     std::fs::write(home.vault.join(short_name(&[200; 20])), b"bare").unwrap();
     let before = std::fs::read(home.vault.join(Home::path(3))).unwrap();
     home.kms().rotate_key_on_demand("alias/envelopefs").unwrap();
-    let done = rewrap(&home.vault, &home.open(), None, PACE, &(), &()).unwrap();
+    let done = rewrapped(&home, &home.open(), PACE, &());
     assert_eq!((done.files, done.changed, done.bare, done.failed.count), (31, 30, 1, 0));
     assert_eq!(std::fs::read(home.vault.join(Home::path(3))).unwrap(), before);
     let seen = inventory(&home.vault, PACE, &()).unwrap();
     assert_eq!(seen.copies.into_iter().collect::<Vec<_>>(), [(Used { row: 0, version: Some(2) }, 30)]);
     assert_eq!((seen.files, seen.bare), (31, 1));
-    let again = rewrap(&home.vault, &home.open(), None, PACE, &(), &()).unwrap();
+    let again = rewrapped(&home, &home.open(), PACE, &());
     assert_eq!(again.changed, 0);
     for n in 0..30 {
         assert_eq!(home.read(&home.open(), n), vec![n; 5000]);
@@ -121,13 +126,13 @@ fn a_stopped_run_goes_on() {
     }
     home.kms().rotate_key_on_demand("alias/envelopefs").unwrap();
     let ring = home.open();
-    let part = rewrap(&home.vault, &ring, None, PACE, &After(AtomicU64::new(10)), &()).unwrap();
+    let part = rewrapped(&home, &ring, PACE, &After(AtomicU64::new(10)));
     assert!(part.interrupted && part.changed >= 10 && part.changed < 40, "{part:?}");
     assert!(interrupted(&home.vault).is_some_and(|target| target.contains("version 2")));
     for n in 0..40 {
         assert_eq!(home.read(&home.open(), n), b"text");
     }
-    let rest = rewrap(&home.vault, &ring, None, PACE, &(), &()).unwrap();
+    let rest = rewrapped(&home, &ring, PACE, &());
     assert_eq!(rest.changed, 40 - part.changed);
     assert_eq!(interrupted(&home.vault), None);
 }
@@ -160,9 +165,13 @@ fn opaque_headers_are_known_by_their_marks() {
 #[test]
 fn two_do_not_work_at_once() {
     let home = Home::new();
-    let _held = state::WorkLock::take(&home.vault).unwrap();
-    let refused = rewrap(&home.vault, &home.open(), None, PACE, &(), &());
+    let held = WorkLock::take(&home.vault).unwrap();
+    let refused = WorkLock::take(&home.vault).map(drop);
     assert!(matches!(refused, Err(UpkeepError::Busy)), "{refused:?}");
+    let refused = rekey_vault(&home.vault, &home.open(), PACE, &());
+    assert!(matches!(refused, Err(UpkeepError::Busy)), "{refused:?}");
+    drop(held);
+    WorkLock::take(&home.vault).unwrap();
 }
 
 /// A rate is kept.
@@ -175,7 +184,7 @@ fn a_rate_is_kept() {
     }
     let start = std::time::Instant::now();
     let pace = Pace { rate: NonZeroU32::new(50), ..PACE };
-    rewrap(&home.vault, &ring, None, pace, &(), &()).unwrap();
+    rewrapped(&home, &ring, pace, &());
     assert!(start.elapsed() > std::time::Duration::from_millis(300), "{:?}", start.elapsed());
 }
 
@@ -256,12 +265,12 @@ fn a_rewrap_brings_new_recipients_to_old_files() {
     home.write(&ring, 0, b"old");
     let paper = Arc::new(RecoveryKey::random());
     ring.add_recipient(&paper.uri().unwrap(), false).unwrap();
-    let done = rewrap(&home.vault, &ring, None, PACE, &(), &()).unwrap();
+    let done = rewrapped(&home, &ring, PACE, &());
     assert_eq!((done.changed, done.failed.count), (1, 0));
     let unlock = Unlock { kms_dir: Some("/nowhere".into()), recovery: Some(paper), ..Unlock::default() };
     let rescued = keys::open_vault(&home.vault, &unlock).unwrap();
     assert_eq!(home.read(&rescued, 0), b"old");
-    let again = rewrap(&home.vault, &ring, None, PACE, &(), &()).unwrap();
+    let again = rewrapped(&home, &ring, PACE, &());
     assert_eq!(again.changed, 0, "a recovery key has no versions");
 }
 

@@ -168,6 +168,44 @@ fn an_envelope_costs_few_calls() {
     assert!(info.contains("mode           envelope"), "{info}");
 }
 
+/// With `prefetch-keys=N` a directory's listing brings the keys of its files, many at once and each once, but no more than N;
+/// without it a listing asks the KMS nothing.
+#[test]
+fn a_listing_brings_keys_where_it_is_told_to() {
+    if !can_mount() {
+        return;
+    }
+    let server = Server::start();
+    let vault = remote_vault(&server, &[]);
+    let mount = mount_remote(&vault, "");
+    sh(&vault.mnt, "mkdir d; for n in $(seq 60); do echo $n > d/$n; done");
+    mount.unmount();
+    let opened = || server.calls().iter().filter(|call| *call == "Decrypt").count();
+
+    let mount = mount_remote(&vault, "");
+    let before = opened();
+    sh(&vault.mnt, "ls -l d");
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(opened(), before, "nobody told it to");
+    mount.unmount();
+
+    let mount = mount_remote(&vault, "prefetch-keys=40");
+    let before = opened();
+    server.state.most.store(0, std::sync::atomic::Ordering::SeqCst);
+    server.set(Mood::Slow(Duration::from_millis(100)));
+    sh(&vault.mnt, "ls -l d");
+    eventually("the keys", || opened() == before + 40);
+    let most = server.state.most.load(std::sync::atomic::Ordering::SeqCst);
+    assert!((2..=8).contains(&most), "{most} calls at once");
+    // Of those on their way none is asked for twice.
+    assert_eq!(sh(&vault.mnt, "cat d/* | sort -n | uniq | wc -l").trim(), "60");
+    assert_eq!(opened(), before + 60);
+    sh(&vault.mnt, "ls -l d; cat d/* > /dev/null");
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(opened(), before + 60);
+    mount.unmount();
+}
+
 /// Ciphertexts of a KMS do not tell their version: a rewrap exchanges each inside the KMS, once.
 #[test]
 fn a_rewrap_exchanges_each_ciphertext_once() {
@@ -321,6 +359,46 @@ fn a_busy_mount_follows_at_once() {
     assert_eq!(keys["files"].as_u64(), Some(40), "{keys}");
     assert_eq!(keys["keys"].as_array().unwrap().len(), 1, "{keys}");
     assert_eq!(keys["keys"][0]["row"].as_u64(), Some(1));
+    mount.unmount();
+    let again = vault.mount();
+    assert_eq!(sh(&vault.mnt, "cat new* | wc -c").trim(), "40");
+    again.unmount();
+    vault.assert_sound();
+}
+
+/// In envelope mode a recipient's removal ends when the mount wraps under a key-encryption key that he never had.
+#[test]
+fn a_busy_mount_follows_to_the_next_envelope() {
+    if !can_mount() {
+        return;
+    }
+    let vault = Vault::unmade();
+    let dir = text(&vault.dir);
+    run(&mut vault.command(&["init", dir, "--kms-key-file", "--envelope"]));
+    kms(&vault, &["create-key", "--alias", "alias/second"]);
+    let mount = vault.mount();
+    run(&mut vault.command(&["recipient", "add", dir, "kms:embedded/alias/second"]));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (halt, path) = (&stop, mount.path("busy"));
+        let busy = scope.spawn(move || {
+            while !halt.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::write(&path, "x").unwrap();
+                fs::remove_file(&path).unwrap();
+            }
+        });
+        let removed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            thread::sleep(Duration::from_millis(500));
+            run(&mut vault.command(&["recipient", "remove", dir, "0"]));
+            for n in 0..40 {
+                fs::write(mount.path(&format!("new{n}")), "n").unwrap();
+            }
+        }));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        busy.join().unwrap();
+        removed.unwrap();
+    });
+    assert_eq!(versions(&vault), [(2, 40)]);
     mount.unmount();
     let again = vault.mount();
     assert_eq!(sh(&vault.mnt, "cat new* | wc -c").trim(), "40");

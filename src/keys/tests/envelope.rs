@@ -2,6 +2,17 @@
 
 use super::*;
 
+fn list(home: &Home) -> String {
+    std::fs::read_to_string(home.vault.join(".envelopefs/keks.toml")).unwrap()
+}
+
+/// A row as somebody has it who is about to add a recovery key.
+fn paper_row(ring: &Keyring, index: u8) -> Arc<Row> {
+    let uri = RecoveryKey::random().uri().unwrap();
+    let provider = ring.shared().home.as_ref().unwrap().providers.open(&uri).unwrap();
+    Arc::new(Row::new(index, uri, true, Ok(provider)))
+}
+
 fn init(home: &Home) {
     init_vault_as(&home.vault, DEFAULT_URI, &home.unlock, Mode::Envelope).unwrap();
 }
@@ -102,7 +113,7 @@ fn recipients_share_the_keys() {
     let fresh = home.open();
     assert_eq!(number(&fresh.new_file().unwrap()), 2);
     assert!(same(&fresh.open_file(&decoded(&file)).unwrap(), &file.keys));
-    let list = std::fs::read_to_string(home.vault.join(".envelopefs/keks.toml")).unwrap();
+    let list = list(&home);
     assert!(!list.contains(&format!("index = {row},")), "{list}");
 }
 
@@ -140,7 +151,7 @@ fn removing_a_recipient_leaves_no_key_behind() {
     let fresh = home.open();
     assert_eq!(fresh.config().keys.iter().filter(|key| key.uri != "envelope:").count(), 1);
     assert!(same(&fresh.open_file(&decoded(&file)).unwrap(), &file.keys));
-    let list = std::fs::read_to_string(home.vault.join(".envelopefs/keks.toml")).unwrap();
+    let list = list(&home);
     assert!(!list.contains("index = 0,") && list.contains(&format!("index = {row},")), "{list}");
     // Nobody drops the last copy.
     let refused = fresh.envelope().unwrap().share(&[], |_| false);
@@ -158,6 +169,76 @@ fn a_renewal_knows_the_newest_recipients() {
     let second = home.kms().create_key("second").unwrap().key_id;
     let row = home.open().add_recipient(&format!("kms:embedded/{second}"), false).unwrap();
     mounted.envelope().unwrap().renew_now().unwrap();
-    let list = std::fs::read_to_string(home.vault.join(".envelopefs/keks.toml")).unwrap();
+    let list = list(&home);
     assert_eq!(list.matches(&format!("index = {row},")).count(), 2, "{list}");
+}
+
+/// A mount that is told of changed keys wraps the very next file under the newest key-encryption key, not under the one
+/// that it knew, of which it has thousands of data keys reserved.
+#[test]
+fn a_mount_that_follows_wraps_under_the_newest_key() {
+    let home = home();
+    init(&home);
+    let mounted = home.open();
+    for round in 1..=5 {
+        assert_eq!(number(&mounted.new_file().unwrap()), round);
+        home.open().envelope().unwrap().renew_now().unwrap();
+        mounted.follow().unwrap();
+    }
+    let files: Vec<_> = (0..50).map(|_| mounted.new_file().unwrap()).collect();
+    assert!(files.iter().all(|file| number(file) == 6), "{:?}", files.iter().map(number).collect::<Vec<_>>());
+}
+
+/// A number that another one's copies stand under is refused, and his copies stay; whoever is removed takes his own
+/// copies with him, not those of somebody who is just being added.
+#[test]
+fn copies_under_a_number_are_of_one_key() {
+    let home = home();
+    init(&home);
+    let ring = home.open();
+    ring.new_file().unwrap();
+    let row = ring.add_recipient(&RecoveryKey::random().uri().unwrap(), false).unwrap();
+    let envelope = ring.envelope().unwrap();
+    let next = u8::try_from(envelope.next_row().unwrap()).unwrap();
+    assert!(envelope.share_with_new(&paper_row(&ring, next)).unwrap());
+    let before = list(&home);
+    assert!(!envelope.share_with_new(&paper_row(&ring, next)).unwrap());
+    assert_eq!(list(&home), before);
+    ring.remove_recipient(row).unwrap();
+    let after = list(&home);
+    assert!(!after.contains(&format!("index = {row},")), "{after}");
+    assert!(after.contains(&format!("index = {next},")), "{after}");
+}
+
+/// Of many who add recovery keys at once each is told that he did, or that another one was faster; every key that was
+/// added opens every file.
+#[test]
+fn recipients_that_are_added_at_once_open_all_files() {
+    let home = home();
+    init(&home);
+    let file = home.open().new_file().unwrap();
+    let papers: Vec<_> = (0..6).map(|_| Arc::new(RecoveryKey::random())).collect();
+    let start = Barrier::new(papers.len());
+    let added = std::thread::scope(|scope| {
+        let adding = papers.iter().map(|paper| {
+            let (start, ring) = (&start, home.open());
+            scope.spawn(move || {
+                start.wait();
+                match ring.add_recipient(&paper.uri().unwrap(), false) {
+                    Ok(_) => Some(paper.clone()),
+                    Err(RecipientError::Overtaken) => None,
+                    Err(error) => panic!("{error}"),
+                }
+            })
+        });
+        let adding: Vec<_> = adding.collect();
+        adding.into_iter().filter_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(!added.is_empty());
+    for paper in added {
+        let nowhere = Some(home.vault.with_file_name("burnt"));
+        let unlock = Unlock { kms_dir: nowhere, recovery: Some(paper), ..Unlock::default() };
+        let rescued = open_vault(&home.vault, &unlock).unwrap();
+        assert!(same(&rescued.open_file(&decoded(&file)).unwrap(), &file.keys));
+    }
 }

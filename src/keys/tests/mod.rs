@@ -1,6 +1,7 @@
 //! Vaults and keyrings on a real embedded KMS, and cache and pool on a provider that counts.
 
 mod envelope;
+mod prefetch;
 mod recipients;
 
 use std::num::NonZeroUsize;
@@ -307,6 +308,7 @@ struct Counting {
     unwraps: AtomicUsize,
     fails: AtomicBool,
     slow: AtomicBool,
+    far: AtomicBool,
     version: AtomicU16,
 }
 
@@ -347,6 +349,10 @@ impl Provider for Counting {
     fn wrapping_version(&self) -> Option<u16> {
         Some(self.version.load(SeqCst))
     }
+
+    fn is_far(&self) -> bool {
+        self.far.load(SeqCst)
+    }
 }
 
 fn seal(key: &Secret<32>, _context: &WrapContext, version: u16) -> Wrapped {
@@ -374,6 +380,7 @@ fn tuning(count: usize, age: Duration, pool_size: usize) -> Tuning {
         cache_count: NonZeroUsize::new(count).unwrap(),
         cache_age: age,
         pool_size,
+        ahead: 0,
         renewal: Renewal::default(),
     }
 }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::kms::{
-    Caller, ClusterError, Engine, HsmCluster, HsmSession, KmsError, Protection, Scope, pk, spec::KeySpec,
+    CallRecord, Caller, ClusterError, Engine, HsmCluster, HsmSession, KmsError, Observer, Protection, Scope,
+    ServiceRecord, pk, spec::KeySpec,
 };
 
 pub(super) struct Bench {
@@ -460,14 +461,17 @@ fn replicas_share_material() {
     assert!(at_replica("DescribeKey", json!({ "KeyId": key })).is_err());
 }
 
-/// An HSM cluster for tests of the seam: its keys are real AES keys, its faults are switched on.
+/// An HSM cluster for tests of the seam: its keys are real AES keys, its faults are switched on. As a session it knows
+/// with which of the cluster's starts it was made.
 #[derive(Default)]
-struct TestCluster(Arc<Mutex<TestHsm>>);
+struct TestCluster(Arc<Mutex<TestHsm>>, usize);
 
 #[derive(Default)]
 struct TestHsm {
     hsms: usize,
     password: String,
+    /// Sessions of earlier ones are gone.
+    starts: usize,
     keys: std::collections::HashMap<String, crate::crypto::SealKey>,
 }
 
@@ -485,7 +489,7 @@ impl HsmCluster for TestCluster {
         match (hsm.hsms, hsm.password == password) {
             (0, _) => Err(ClusterError::Network),
             (_, false) => Err(ClusterError::InvalidCredentials),
-            _ => Ok(Arc::new(Self(self.0.clone()))),
+            _ => Ok(Arc::new(Self(self.0.clone(), hsm.starts))),
         }
     }
 }
@@ -519,8 +523,71 @@ impl HsmSession for TestCluster {
     }
 
     fn destroy(&self, label: &str) -> Result<(), ClusterError> {
-        self.0.lock().keys.remove(label);
+        let mut hsm = self.0.lock();
+        match (hsm.hsms, hsm.starts == self.1) {
+            (0, _) => Err(ClusterError::Network),
+            (_, false) => Err(ClusterError::Internal),
+            _ => {
+                hsm.keys.remove(label);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Events of the service: name and details.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(String, Value)>>);
+
+impl Observer for Heard {
+    fn calls(&self, _: &[CallRecord<'_>]) -> Result<(), KmsError> {
         Ok(())
+    }
+
+    fn service(&self, event: &ServiceRecord<'_>) {
+        self.0.lock().push((event.name.to_owned(), event.details.clone()));
+    }
+}
+
+/// A deleted key goes from the cluster also where the login of the store was lost meanwhile; where the cluster does not
+/// answer its `DeleteKey` event says that the key stays there.
+#[test]
+fn a_deleted_key_leaves_the_cluster_or_the_log_says_that_it_stays() {
+    let mut b = bench();
+    let heard = Arc::new(Heard::default());
+    b.engine = b.engine.with_observer(heard.clone());
+    let id = "cluster-abcdefghijk";
+    let hsm = Arc::new(Mutex::new(TestHsm { hsms: 2, password: "kmsPswd1".into(), ..TestHsm::default() }));
+    b.engine.add_cluster(id, Arc::new(TestCluster(hsm.clone(), 0)));
+    let ask = json!({
+        "CustomKeyStoreName": "s", "CloudHsmClusterId": id, "TrustAnchorCertificate": "PEM", "KeyStorePassword": "kmsPswd1",
+    });
+    let store = b.call("CreateCustomKeyStore", ask)["CustomKeyStoreId"].clone();
+    b.call("ConnectCustomKeyStore", json!({ "CustomKeyStoreId": store }));
+    let new = json!({ "Origin": "AWS_CLOUDHSM", "CustomKeyStoreId": store });
+    // The login was lost; no HSM answers; the store is disconnected.
+    for (round, status) in ["SUCCESS", "FAILURE", "FAILURE"].into_iter().enumerate() {
+        let key = b.key(new.clone());
+        b.call("ScheduleKeyDeletion", json!({ "KeyId": key, "PendingWindowInDays": 7 }));
+        let before = hsm.lock().keys.len();
+        match round {
+            0 => hsm.lock().starts += 1,
+            1 => hsm.lock().hsms = 0,
+            _ => drop(b.call("DisconnectCustomKeyStore", json!({ "CustomKeyStoreId": store }))),
+        }
+        b.engine.skip_days(8);
+        b.engine.settle_all().unwrap();
+        assert_eq!(hsm.lock().keys.len(), before - usize::from(status == "SUCCESS"), "round {round}");
+        let (name, details) = heard.0.lock().pop().unwrap();
+        assert_eq!((name.as_str(), &details["clusterId"]), ("DeleteKey", &json!(id)), "{details}");
+        assert_eq!(details["customKeyStoreId"], store);
+        let told: Value =
+            serde_json::from_str(details["backingKeysDeletionStatus"].as_str().unwrap()).unwrap();
+        assert_eq!(told.as_array().unwrap().len(), 1, "{told}");
+        assert_eq!(told[0]["deletionStatus"], status, "round {round}");
+        hsm.lock().hsms = 2;
+        // A login that failed is left alone for a moment.
+        b.engine.clusters.close(store.as_str().unwrap());
     }
 }
 
@@ -535,7 +602,7 @@ fn keys_of_a_custom_store_live_in_the_cluster() {
     });
     assert_eq!(b.code("CreateCustomKeyStore", ask.clone()), "CloudHsmClusterNotFoundException");
     let hsm = Arc::new(Mutex::new(TestHsm { hsms: 1, password: "kmsPswd1".into(), ..TestHsm::default() }));
-    b.engine.add_cluster(id, Arc::new(TestCluster(hsm.clone())));
+    b.engine.add_cluster(id, Arc::new(TestCluster(hsm.clone(), 0)));
     assert_eq!(b.code("CreateCustomKeyStore", ask.clone()), "CloudHsmClusterInvalidConfigurationException");
     hsm.lock().hsms = 2;
     let mut other = ask.clone();

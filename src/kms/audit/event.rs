@@ -67,6 +67,8 @@ pub struct Event<'a> {
     pub error: Option<(&'a str, &'a str)>,
     /// Id of the request, as its answer gives it.
     pub request_id: &'a str,
+    /// What else is to be told: members of `additionalEventData`, or null.
+    pub details: &'a Value,
     /// How often the same happened, where like events are written as one.
     pub count: u64,
 }
@@ -152,10 +154,18 @@ impl Event<'_> {
             recipient_account_id: self.account,
             service_event_details: by_service
                 .then(|| json!({ "keyId": self.keys.first().map(|arn| key_id(arn)) })),
-            additional_event_data: (self.count > 1).then(|| json!({ "count": self.count })),
+            additional_event_data: self.additional(),
             event_category: "Management",
         };
         serde_json::to_vec(&record).expect("a record has string keys only")
+    }
+
+    fn additional(&self) -> Option<Value> {
+        let mut out = self.details.as_object().cloned().unwrap_or_default();
+        if self.count > 1 {
+            out.insert("count".to_owned(), json!(self.count));
+        }
+        (!out.is_empty()).then_some(Value::Object(out))
     }
 
     fn user_identity(&self) -> Value {

@@ -33,6 +33,7 @@ fn write(log: &Log, user: &str, file: &str) {
         keys: &["arn:aws:kms:us-east-1:111122223333:key/k1".to_owned()],
         error: (user == "eve").then_some(("AccessDeniedException", "no")),
         request_id: "r",
+        details: &Value::Null,
         count: 1,
     }])
     .unwrap();
@@ -314,6 +315,7 @@ fn batches_chain_beside_syncs() {
         keys: &keys,
         error: None,
         request_id: "r",
+        details: &Value::Null,
         count: 1,
     };
     log.append(&[]).unwrap();

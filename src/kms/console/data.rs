@@ -141,13 +141,14 @@ pub(super) fn simulate(engine: &Engine, body: &[u8]) -> Result<Value, KmsError> 
     }
     let asked: Value = serde_json::from_slice(body)
         .map_err(|e| KmsError::Validation(format!("the question is no JSON: {e}")))?;
-    let identity = asked["identity_policy"].as_str().unwrap_or_default();
+    let identity = &asked["identity_policy"];
+    let blank = identity.is_null() || identity.as_str().is_some_and(|text| text.trim().is_empty());
     let mut input = json!({
         "PrincipalArn": asked["principal"], "Action": asked["action"], "KeyId": asked["arn"],
         "KeyPolicy": asked["policy"], "EncryptionContext": asked["encryption_context"],
         "ViaService": asked["via_service"], "SourceIp": asked["source_ip"],
     });
-    if !identity.trim().is_empty() {
+    if !blank {
         input["IdentityPolicies"] = json!([identity]);
     }
     let answer = engine.simulate(&input)?;

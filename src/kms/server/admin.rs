@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::kms::engine::Engine;
 use crate::kms::error::KmsError;
+use crate::kms::owner;
 use crate::kms::principals::{NewPrincipal, Principal};
 
 /// `X-Amz-Target` of these actions begins with this.
@@ -18,12 +19,9 @@ impl Engine {
     /// CreatePrincipal, ListPrincipals, DeletePrincipal, SetPrincipalPolicies, SetPrincipalBoundary, WriteBackup,
     /// CheckStore: for the owner of the store only, in the process or over the control socket.
     pub fn manage(&self, action: &str, input: &Value) -> Result<Value, KmsError> {
-        let text = |name: &str| input.get(name).and_then(Value::as_str).map(str::to_owned);
-        let need = |name: &str| text(name).ok_or_else(|| KmsError::Validation(format!("{name} is missing")));
-        let policies = || {
-            let items = input.get("Policies").and_then(Value::as_array);
-            items.into_iter().flatten().filter_map(|p| p.as_str().map(str::to_owned)).collect::<Vec<_>>()
-        };
+        let text = |name: &str| Ok::<_, KmsError>(owner::text(input, name)?.map(str::to_owned));
+        let need = |name: &str| owner::need(input, name).map(str::to_owned);
+        let policies = || Ok::<_, KmsError>(owner::policies(input, "Policies")?.unwrap_or_default());
         if let Some(answer) = self.ask(action, input) {
             return answer;
         }
@@ -31,11 +29,11 @@ impl Engine {
             "CreatePrincipal" => {
                 let new = NewPrincipal {
                     name: need("Name")?,
-                    account: text("Account"),
-                    policies: policies(),
-                    boundary: text("PermissionsBoundary"),
-                    access_key: text("AccessKeyId"),
-                    secret: text("SecretAccessKey").map(Into::into),
+                    account: text("Account")?,
+                    policies: policies()?,
+                    boundary: text("PermissionsBoundary")?,
+                    access_key: text("AccessKeyId")?,
+                    secret: text("SecretAccessKey")?.map(Into::into),
                 };
                 let (principal, secret) = self.create_principal(new)?;
                 let mut out = shown(&principal);
@@ -47,16 +45,20 @@ impl Engine {
                 Ok(json!({ "Principals": all }))
             }
             "DeletePrincipal" => {
-                self.delete_principal(text("Account").as_deref(), &need("Name")?)?;
+                self.delete_principal(text("Account")?.as_deref(), &need("Name")?)?;
                 Ok(json!({}))
             }
             "SetPrincipalPolicies" => {
-                self.set_principal_policies(text("Account").as_deref(), &need("Name")?, policies())?;
+                self.set_principal_policies(text("Account")?.as_deref(), &need("Name")?, policies()?)?;
                 Ok(json!({}))
             }
             "SetPrincipalBoundary" => {
-                let boundary = text("PermissionsBoundary");
-                self.set_principal_boundary(text("Account").as_deref(), &need("Name")?, boundary)?;
+                if input.get("PermissionsBoundary").is_none() {
+                    let why = "PermissionsBoundary is missing (null takes the boundary away)";
+                    return Err(KmsError::Validation(why.into()));
+                }
+                let boundary = text("PermissionsBoundary")?;
+                self.set_principal_boundary(text("Account")?.as_deref(), &need("Name")?, boundary)?;
                 Ok(json!({}))
             }
             "WriteBackup" => {

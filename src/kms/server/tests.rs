@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::{Address, CONTROL_SOCKET, Server, Settings, Stopper};
 use crate::kms::sigv4::sign_at;
@@ -247,7 +248,7 @@ fn the_owner_manages_principals() {
     let (status, text) =
         server.owner("EnvelopeFS.CreatePrincipal", r#"{"Name":"bob","Account":"123456789012"}"#);
     assert_eq!(status, 200, "{text}");
-    let body: serde_json::Value = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let body: Value = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     let field = |name: &str| body["Principal"][name].as_str().unwrap().to_owned();
     let (access, secret) = (field("AccessKeyId"), field("SecretAccessKey"));
     let list = || server.signed("TrentService.ListKeys", "{}", (&access, &secret), 0, "kms");
@@ -261,12 +262,73 @@ fn the_owner_manages_principals() {
     assert_eq!(server.owner("TrentService.ListKeys", "{}").0, 200);
 }
 
+/// What an owner says of a boundary or of policies is understood or refused: a principal never gets more because a member
+/// had another type or was one too many, nor does the simulator say so.
+#[test]
+fn what_is_not_understood_binds_or_is_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let engine = Engine::create(&tmp.path().join("kms"), &Protection::KeyFile).unwrap();
+    let deny = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}]}"#;
+    let document: Value = serde_json::from_str(deny).unwrap();
+    let refused = |action: &str, input: &Value| match engine.manage(action, input) {
+        Err(error) => assert_eq!(error.code(), "ValidationException", "{action} {input}"),
+        Ok(answer) => panic!("{action} {input} gave {answer}"),
+    };
+    let made = json!({ "Name": "ann", "PermissionsBoundary": deny, "Policies": [] });
+    engine.manage("CreatePrincipal", &made).unwrap();
+    for wrong in [json!(1), json!(true), json!([deny]), document] {
+        refused("CreatePrincipal", &json!({ "Name": "bob", "PermissionsBoundary": wrong }));
+        refused("CreatePrincipal", &json!({ "Name": "bob", "Account": [wrong] }));
+        refused("SetPrincipalBoundary", &json!({ "Name": "ann", "PermissionsBoundary": wrong }));
+        for action in ["CreatePrincipal", "SetPrincipalPolicies"] {
+            refused(action, &json!({ "Name": "bob", "Policies": [deny, [wrong]] }));
+            refused(action, &json!({ "Name": "bob", "Policies": { "p": wrong } }));
+        }
+        let asked = json!({ "PrincipalArn": "arn:aws:iam::000000000000:user/ann", "Action": "kms:ListKeys" });
+        let texts = ["PermissionsBoundary", "KeyPolicy", "KeyId", "Region", "SourceIp", "ViaService"];
+        for member in texts.into_iter().chain(["IdentityPolicies", "ServiceControlPolicies"]) {
+            let mut input = asked.clone();
+            input[member] = json!({ "inside": wrong });
+            refused("SimulatePolicy", &input);
+        }
+        for member in ["Parameters", "EncryptionContext"] {
+            let mut input = asked.clone();
+            input[member] = json!([wrong]);
+            refused("SimulatePolicy", &input);
+        }
+    }
+    refused("SetPrincipalBoundary", &json!({ "Name": "ann", "PermissionBoundary": deny }));
+    // The last one of them denies.
+    let mut policies = vec![crate::kms::ADMIN_POLICY; 32];
+    policies.push(deny);
+    let asked = |member: &str, policies: &[&str]| {
+        json!({
+            "PrincipalArn": "arn:aws:iam::000000000000:user/eve", "Action": "kms:ListKeys",
+            "IdentityPolicies": [crate::kms::ADMIN_POLICY], member: policies,
+        })
+    };
+    for member in ["IdentityPolicies", "ServiceControlPolicies"] {
+        refused("SimulatePolicy", &asked(member, &policies));
+        let answer = engine.manage("SimulatePolicy", &asked(member, &policies[..32])).unwrap();
+        assert_eq!(answer["Allowed"], true, "{answer}");
+        let answer = engine.manage("SimulatePolicy", &asked(member, &policies[1..])).unwrap();
+        assert_eq!(answer["Allowed"], false, "{answer}");
+    }
+    // Nothing was changed on the way, and null takes a boundary away.
+    let all = engine.manage("ListPrincipals", &json!({})).unwrap();
+    assert_eq!(all["Principals"].as_array().unwrap().len(), 1, "{all}");
+    assert_eq!(all["Principals"][0]["PermissionsBoundary"], deny);
+    let none = json!({ "Name": "ann", "PermissionsBoundary": null });
+    engine.manage("SetPrincipalBoundary", &none).unwrap();
+    assert_eq!(engine.list_principals().unwrap()[0].boundary, None);
+}
+
 /// A reset forgets what was made and brings the seed back: ciphertexts of seeded keys still open.
 #[test]
 fn a_reset_brings_the_seed_back() {
     let server = start();
     let sealed = server.call("Encrypt", r#"{"KeyId":"alias/seeded","Plaintext":"aGk="}"#).1;
-    let sealed: serde_json::Value = serde_json::from_str(sealed.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let sealed: Value = serde_json::from_str(sealed.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     server.call("CreateKey", "{}");
     let reset = send(
         &mut server.connect(),

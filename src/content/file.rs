@@ -221,6 +221,23 @@ impl File {
         }
     }
 
+    /// Reads anew what is kept of a file that others may have changed: its form, its length, its map. Of a file without
+    /// a journal, whose changes are all in the lower file.
+    pub fn refresh(&self) -> Result<()> {
+        if self.link.is_some() {
+            return Ok(());
+        }
+        let mut form = self.gate.write();
+        let fresh = Self::open(Box::new(self.lower()), Arc::clone(&self.keys))?;
+        self.groups.take_over(&fresh.groups);
+        self.pending().first = fresh.pending().first;
+        self.set_plain_len(fresh.len());
+        self.overlong.store(fresh.is_overlong(), Ordering::Relaxed);
+        self.found.store(fresh.found.load(Ordering::Relaxed), Ordering::Relaxed);
+        *form = fresh.gate.into_inner();
+        Ok(())
+    }
+
     /// Puts a writable lower file in the place of one opened read-only.
     pub fn replace_lower(&self, lower: Box<dyn LowerFile>) {
         *self.lower.write() = Arc::from(lower);

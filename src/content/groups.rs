@@ -135,6 +135,13 @@ impl Groups {
         }
     }
 
+    /// Takes what another has, in the place of all that is here. Only under the exclusive gate.
+    pub(super) fn take_over(&self, other: &Self) {
+        self.clear();
+        std::mem::swap(&mut *self.bitmaps.lock(), &mut *other.bitmaps.lock());
+        std::mem::swap(&mut *self.slots.lock(), &mut *other.slots.lock());
+    }
+
     /// Forgets everything. Only under the exclusive gate.
     pub(super) fn clear(&self) {
         self.bitmaps.lock().clear();

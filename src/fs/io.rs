@@ -48,8 +48,19 @@ impl Fs {
         Ok(file.content.write(offset, data)?)
     }
 
+    /// Writes all of `data` behind the end, wherever that is by now.
+    pub fn append(&self, fh: u64, data: &[u8], kill_priv: bool) -> Result<()> {
+        let end = self.files.get(fh)?.file.content.len();
+        self.write(fh, end, data, kill_priv)
+    }
+
     /// The last descriptor of a handle was closed.
     pub fn release(&self, fh: u64) {
+        if self.options.shared
+            && let Ok(held) = self.files.get(fh)
+        {
+            self.release_locks(held.inode.ino, fh);
+        }
         self.files.remove(fh);
     }
 

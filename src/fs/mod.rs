@@ -15,6 +15,7 @@ mod inode;
 mod io;
 mod leases;
 mod listing;
+mod locks;
 mod lookup;
 mod make;
 mod memory;
@@ -29,6 +30,7 @@ mod xattrs;
 
 pub use error::{FsError, Result};
 pub use leases::Leased;
+pub use locks::{FoundLock, Granted, LAST, LockAsk, LockKind, Range};
 pub use replay::{Recovered, replay};
 pub use types::{Attr, Caller, DirEntry, Found, Ino, Options, SetAttr, SetTime, StatFs, Time};
 
@@ -63,6 +65,8 @@ pub struct Fs {
     files: handles::Handles<opened::Held>,
     listings: handles::Handles<listing::OpenListing>,
     leases: leases::Leases,
+    /// Of a mount that shares the vault.
+    locks: locks::Locks,
     /// Of a vault that is changed by this mount alone.
     journal: Option<Arc<Journal>>,
     /// Held shared while an entry is renamed or removed and until the table knows; alone by who lost his way.
@@ -91,6 +95,7 @@ impl Fs {
             recover::forget_state(&*top);
         }
         let journal = replay::start(&top, &keyring, &options)?;
+        let descriptors = limits::raise_descriptor_limit();
         Ok(Self {
             journal,
             link_key: LinkKey::derive(keyring.vault_key()),
@@ -99,10 +104,11 @@ impl Fs {
             top,
             top_inode: Arc::new(inode::Inode::new(TOP, top_stat)),
             table: Arc::new(inode::Table::new()),
-            dirs: dirs::Dirs::new(limits::raise_descriptor_limit()),
+            dirs: dirs::Dirs::new(descriptors),
             files: handles::Handles::new(),
             listings: handles::Handles::new(),
             leases: leases::Leases::default(),
+            locks: locks::Locks::new(descriptors),
             barrier: RwLock::default(),
             long_names: Mutex::default(),
             births: RwLock::default(),
@@ -165,6 +171,7 @@ impl Fs {
                 log::error!("inode {}: not synced at unmount: {e}", inode.ino);
             }
         }
+        self.locks.clear();
         self.files.clear();
         self.listings.clear();
         if let Some(Err(e)) = self.journal.as_ref().map(|journal| journal.close()) {

@@ -13,9 +13,7 @@ use super::handler::{Answer, Attributes, Copying, Entry, Handler, Looked, NewMod
 use super::notify::Notifier;
 use super::report::Report;
 use super::seek::Seeks;
-use crate::fs::{
-    Attr, Caller, Found, FoundLock, Fs, FsError, Granted, Ino, LockAsk, SetAttr, StatFs,
-};
+use crate::fs::{Attr, Caller, Found, FoundLock, Fs, FsError, Granted, Ino, LockAsk, SetAttr, StatFs};
 
 /// How long the kernel trusts names and attributes: every change passes through it, so only its memory bounds them.
 const TTL: Duration = Duration::from_secs(3600);

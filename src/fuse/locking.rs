@@ -293,3 +293,83 @@ fn answer(waiting: &Waiting, answer: Answer<()>) {
         Err(e) => debug!("the kernel did not take the answer to a lock: {e}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::sync::atomic::AtomicBool;
+
+    use zerocopy::FromBytes;
+
+    use super::*;
+    use crate::fs::Range;
+    use crate::fuse::abi::OutHeader;
+
+    /// A lock that others have, or not.
+    struct Gate(AtomicBool);
+
+    impl Handler for Gate {
+        fn set_lock(&self, _: Ino, _: &LockAsk) -> Answer<Granted> {
+            if self.0.load(Ordering::Acquire) { Err(Errno::AGAIN) } else { Ok(Granted::AsBefore) }
+        }
+    }
+
+    const ASK: LockAsk =
+        LockAsk { fh: 1, owner: 1, range: Range::WHOLE, kind: Some(LockKind::Write), pid: 1, whole: false };
+
+    fn taken() -> (Arc<Locking<Gate>>, Arc<Channel>, File) {
+        let (answers, kernel) = rustix::pipe::pipe().expect("a pipe");
+        let channel = Arc::new(Channel::new(kernel));
+        let notifier = Notifier::new(Arc::clone(&channel));
+        (Arc::new(Locking::new(Arc::new(Gate(AtomicBool::new(true))), notifier)), channel, answers.into())
+    }
+
+    fn answered(answers: &mut File) -> (u64, i32) {
+        let mut bytes = [0; size_of::<OutHeader>()];
+        answers.read_exact(&mut bytes).expect("an answer");
+        let header = OutHeader::read_from_bytes(&bytes).expect("a header");
+        (header.unique, header.error)
+    }
+
+    /// So many wait and no more; a signal makes room; when the lock is let go all are answered.
+    #[test]
+    fn so_many_wait_and_are_answered() {
+        let (locking, channel, mut answers) = taken();
+        let most = MOST as u64;
+        for unique in 1..=most {
+            assert_eq!(locking.set(&channel, unique, 7, (&ASK, true)), Reply::Silence);
+        }
+        assert_eq!(locking.set(&channel, most + 1, 7, (&ASK, true)), Reply::Error(Errno::NOLCK));
+        locking.interrupt(5);
+        assert_eq!(answered(&mut answers), (5, -libc::EINTR));
+        assert_eq!(locking.set(&channel, most + 2, 7, (&ASK, true)), Reply::Silence);
+        let thread = std::thread::spawn({
+            let locking = Arc::clone(&locking);
+            move || locking.run()
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        locking.handler.0.store(false, Ordering::Release);
+        locking.nudge(7);
+        let mut all: Vec<_> = (1..=most).map(|_| answered(&mut answers)).collect();
+        assert!(all.iter().all(|(_, error)| *error == 0));
+        all.sort_unstable();
+        assert!(all.iter().map(|(unique, _)| *unique).eq((1..=most).filter(|u| *u != 5).chain([most + 2])));
+        locking.end();
+        thread.join().expect("no panic");
+    }
+
+    /// A signal that is told before its request waits ends the wait all the same; who does not wait is told at once.
+    #[test]
+    fn an_early_interrupt_counts() {
+        let (locking, channel, _answers) = taken();
+        locking.interrupt(9);
+        assert_eq!(locking.set(&channel, 9, 7, (&ASK, true)), Reply::Error(Errno::INTR));
+        assert_eq!(locking.set(&channel, 9, 7, (&ASK, true)), Reply::Silence);
+        assert_eq!(locking.set(&channel, 10, 7, (&ASK, false)), Reply::Error(Errno::AGAIN));
+        for unique in 100..100 + 2 * EARLY as u64 {
+            locking.interrupt(unique);
+        }
+        assert_eq!(locking.queue.lock().early.len(), EARLY);
+    }
+}

@@ -201,7 +201,9 @@ mod tests {
         let all = InitIn { flags: u32::MAX, flags2: u32::MAX, minor: abi::MINOR, ..InitIn::default() };
         assert!(!settle(&all, Wanted::default()).0.locks());
         let (agreed, reply) = settle(&all, Wanted { shared: true, locks: true, rings: false });
-        assert!(agreed.locks() && reply.flags & low(init::POSIX_LOCKS | init::FLOCK_LOCKS) == (1 << 1 | 1 << 10));
+        assert!(
+            agreed.locks() && reply.flags & low(init::POSIX_LOCKS | init::FLOCK_LOCKS) == (1 << 1 | 1 << 10)
+        );
         assert!(agreed.flags & init::WRITEBACK_CACHE == 0);
     }
 }

@@ -284,7 +284,14 @@ fn lock(given: &abi::LkIn) -> Option<LockAsk> {
     let range = Range { first: given.start, last: given.end };
     let whole = given.lk_flags & abi::LK_FLOCK != 0;
     let (fh, owner, pid) = (given.fh, given.owner, given.pid);
-    (range.first <= range.last && range.last <= LAST).then_some(LockAsk { fh, owner, range, kind, pid, whole })
+    (range.first <= range.last && range.last <= LAST).then_some(LockAsk {
+        fh,
+        owner,
+        range,
+        kind,
+        pid,
+        whole,
+    })
 }
 
 fn setxattr(mut body: Body<'_>, ext: bool) -> Option<Op<'_>> {

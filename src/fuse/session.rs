@@ -166,7 +166,8 @@ impl<H: Handler> Session<H> {
     pub fn run(mut self) -> io::Result<()> {
         let notifier = Notifier::new(Arc::clone(&self.channel));
         self.handler.start(&notifier);
-        let locking = self.agreed.locks().then(|| Arc::new(Locking::new(Arc::clone(&self.handler), notifier)));
+        let locking =
+            self.agreed.locks().then(|| Arc::new(Locking::new(Arc::clone(&self.handler), notifier)));
         if let Some(locking) = locking.clone() {
             std::thread::Builder::new().name("efs-locks".into()).spawn(move || locking.run())?;
         }

@@ -75,7 +75,7 @@ impl Fs {
         let span = Span { range: ask.range, kind, pid: ask.pid };
         let owner = self.owner(&held, ask.who())?;
         let mut lower = owner.lower.lock();
-        if kind == LockKind::Write && held.write && !lower.writable {
+        if kind == LockKind::Write && held.write && !lower.writable && !ask.whole {
             owner.move_to(&mut lower, self.lower_for(&held)?)?;
         }
         let before = owner.covers(&ask.range);
@@ -146,8 +146,7 @@ impl Fs {
             (false, true) => Want::Write,
             (false, false) => Want::Read,
         };
-        let (file, writable) =
-            self.with_room(|| Ok(access::open_content(&held.file.lower().0, want)?))?;
+        let (file, writable) = self.with_room(|| Ok(access::open_content(&held.file.lower().0, want)?))?;
         Ok(Lower { file, writable })
     }
 
@@ -155,7 +154,12 @@ impl Fs {
     fn look_afresh(&self, inode: &Arc<Inode>, lower: &File) -> Result<()> {
         // A client of a network filesystem takes another's changes over when a file is opened, and its length when told to.
         drop(access::open_content(lower, Want::ReadOnly)?);
-        rustix::fs::statx(lower.as_fd(), c"", AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS)?;
+        rustix::fs::statx(
+            lower.as_fd(),
+            c"",
+            AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC,
+            StatxFlags::BASIC_STATS,
+        )?;
         self.refresh(inode.ino)
     }
 

@@ -62,7 +62,11 @@ impl Owner {
             Who::Whole(_) => locks::lock_whole(&lower.file, span.kind),
         }
         // A conversion of `flock` that has to wait has let go first (flock(2)).
-        .inspect_err(|_| if matches!(self.who, Who::Whole(_)) { self.spans.lock().remove(&span.range) })?;
+        .inspect_err(|_| {
+            if matches!(self.who, Who::Whole(_)) {
+                self.spans.lock().remove(&span.range)
+            }
+        })?;
         self.spans.lock().put(span);
         Ok(())
     }
@@ -78,14 +82,14 @@ impl Owner {
         Ok(())
     }
 
-    /// Moves the locks to a descriptor that may have write locks, too; without letting go of any: what the old one has are
-    /// locks for reading. The caller holds `lower`.
+    /// Moves locks of ranges to a descriptor that may have write locks, too; without letting go of any: what the old one has
+    /// are locks for reading. The caller holds `lower`.
     pub(super) fn move_to(&self, lower: &mut Lower, new: Lower) -> Result<(), Errno> {
         for span in self.spans.lock().iter() {
             locks::lock(&new.file, span.range, span.kind)?;
         }
-        *lower = new;
-        Ok(())
+        let old = std::mem::replace(lower, new);
+        locks::unlock(&old.file, Range::WHOLE)
     }
 }
 

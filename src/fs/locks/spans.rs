@@ -41,7 +41,8 @@ impl Spans {
 
     /// The first range that keeps others from locking `range` so.
     pub(super) fn in_the_way(&self, range: &Range, kind: LockKind) -> Option<Span> {
-        let keeps = |s: &&Span| s.range.meets(range) && (s.kind == LockKind::Write || kind == LockKind::Write);
+        let keeps =
+            |s: &&Span| s.range.meets(range) && (s.kind == LockKind::Write || kind == LockKind::Write);
         self.0.iter().find(keeps).copied()
     }
 

@@ -33,7 +33,8 @@ impl Fs {
 
     /// Reads; short only at the end.
     pub fn read(&self, fh: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        Ok(self.files.get(fh)?.file.content.read(offset, buf)?)
+        let held = self.files.get(fh)?;
+        self.again(&held.inode, || Ok(held.file.content.read(offset, buf)?))
     }
 
     /// Writes all of `data`. `kill_priv`: drop set-id bits and capabilities (FUSE_WRITE_KILL_SUIDGID).

@@ -7,6 +7,7 @@
 //! Locks, outermost first: `long_names`, `barrier` (shared by renames and removals), an inode's `open`, the leases or a shard of
 //! the inode table, an inode's `ways`. None is held over a provider call.
 
+mod again;
 mod attr;
 mod dirs;
 mod error;

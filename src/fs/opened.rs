@@ -236,7 +236,7 @@ impl Fs {
 
     /// Opens the content of a regular file, or joins those who have it open.
     pub(super) fn hold(&self, inode: &Arc<Inode>, write: bool) -> Result<Held> {
-        self.with_room(|| self.hold_once(inode, write))
+        self.again(inode, || self.with_room(|| self.hold_once(inode, write)))
     }
 
     fn hold_once(&self, inode: &Arc<Inode>, write: bool) -> Result<Held> {

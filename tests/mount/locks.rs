@@ -45,6 +45,18 @@ def append(name, who, times):
         os.write(fd, b'%s %d\n' % (who, n))
         fl(fd, U)
     os.close(fd)
+def hammer(name, times):
+    fd = op(name)
+    for n in range(times):
+        os.pwrite(fd, bytes([n % 251]) * 16384, 0)
+        __import__('time').sleep(0.005)
+    os.close(fd)
+def look(name, times):
+    for n in range(times):
+        fd = op(name, os.O_RDONLY)
+        os.pread(fd, 16384, 0)
+        os.pread(f, 100, n % 16000)
+        os.close(fd)
 def read(name):
     fd = op(name)
     lkw(fd, R)
@@ -65,7 +77,7 @@ struct Program {
 impl Program {
     fn start(dir: &Path) -> Self {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "python3", "-c", PROGRAM]).current_dir(dir);
+        command.args(["--pdeathsig", "KILL", "python3", "-I", "-c", PROGRAM]).current_dir(dir);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (tell, said) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { child, tell, said }
@@ -372,6 +384,28 @@ fn what_is_changed_under_a_lock_is_not_lost() {
     }
     assert_eq!(log.lines().count(), 600);
     drop(programs);
+    here.unmount();
+    there.unmount();
+    one.assert_sound();
+}
+
+/// Who reads without a lock while another host writes finds what was or what is, and no error: SQLite looks so at what kind
+/// of file it opens.
+#[test]
+fn reads_without_a_lock_are_no_errors() {
+    if !can_mount() {
+        return;
+    }
+    let (one, other) = two_hosts();
+    let (here, there) = (one.mount_with("shared"), other.mount_with("shared"));
+    fs::write(here.path("f"), vec![1; 16384]).unwrap();
+    let mut reader = Program::start(there.top());
+    reader.open("f");
+    let mut writer = Program::start(here.top());
+    writer.tell("hammer('f', 200)");
+    reader.gets("look('f', 400)");
+    assert_eq!(writer.answer(), "None");
+    drop((reader, writer));
     here.unmount();
     there.unmount();
     one.assert_sound();

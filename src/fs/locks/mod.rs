@@ -160,13 +160,12 @@ impl Fs {
             AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC,
             StatxFlags::BASIC_STATS,
         )?;
-        self.refresh(inode.ino)
+        self.refresh(inode)
     }
 
-    /// Reads anew what is kept of an open file.
-    pub fn refresh(&self, ino: Ino) -> Result<()> {
-        let file = self.table.get(ino).and_then(|inode| inode.open.lock().file().cloned());
-        Ok(file.map_or(Ok(()), |file| file.content.refresh())?)
+    /// The one place where a lock that was got makes this mount forget what it keeps of the file.
+    fn refresh(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.again(inode, || self.reread(inode))
     }
 }
 

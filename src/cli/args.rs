@@ -118,7 +118,7 @@ pub(super) struct MountArgs {
     /// Let other users in; the kernel checks permissions.
     #[arg(long, help_heading = "Mount")]
     pub(super) allow_other: bool,
-    /// Other hosts may have the vault mounted too: cache nothing.
+    /// Other hosts may have the vault mounted too: cache nothing; locks go to the filesystem below.
     #[arg(long, help_heading = "Mount")]
     pub(super) shared: bool,
     /// Mount over a directory that is not empty.

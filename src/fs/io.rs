@@ -35,14 +35,15 @@ impl Fs {
     fn opened(&self, fh: u64) -> Result<Arc<Held>> {
         let held = self.files.get(fh)?;
         if self.options.shared {
-            held.file.look_at_times()?;
+            self.again(&held.inode, || held.file.look_at_times())?;
         }
         Ok(held)
     }
 
     /// Reads; short only at the end.
     pub fn read(&self, fh: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        Ok(self.opened(fh)?.file.content.read(offset, buf)?)
+        let held = self.opened(fh)?;
+        self.again(&held.inode, || Ok(held.file.content.read(offset, buf)?))
     }
 
     /// Writes all of `data`. `kill_priv`: drop set-id bits and capabilities (FUSE_WRITE_KILL_SUIDGID).
@@ -57,8 +58,19 @@ impl Fs {
         Ok(file.content.write(offset, data)?)
     }
 
+    /// Writes all of `data` behind the end, wherever that is by now.
+    pub fn append(&self, fh: u64, data: &[u8], kill_priv: bool) -> Result<()> {
+        let end = self.opened(fh)?.file.content.len();
+        self.write(fh, end, data, kill_priv)
+    }
+
     /// The last descriptor of a handle was closed.
     pub fn release(&self, fh: u64) {
+        if self.options.shared
+            && let Ok(held) = self.files.get(fh)
+        {
+            self.release_locks(held.inode.ino, fh);
+        }
         self.files.remove(fh);
     }
 

@@ -9,6 +9,7 @@
 //! who waits for it alone waits for the makers, who ask a provider where no key is ready, and who comes behind him waits, too.
 
 mod ahead;
+mod again;
 mod attr;
 mod dirs;
 mod error;
@@ -17,6 +18,7 @@ mod inode;
 mod io;
 mod leases;
 mod listing;
+mod locks;
 mod lookup;
 mod make;
 mod memory;
@@ -32,6 +34,7 @@ mod xattrs;
 pub use crate::content::waits;
 pub use error::{FsError, Result};
 pub use leases::Leased;
+pub use locks::{FoundLock, Granted, LAST, LockAsk, LockKind, Range};
 pub use replay::{Recovered, replay};
 pub use types::{Attr, Caller, DirEntry, Found, Ino, Options, SetAttr, SetTime, StatFs, Time};
 
@@ -66,6 +69,8 @@ pub struct Fs {
     files: handles::Handles<opened::Held>,
     listings: handles::Handles<listing::OpenListing>,
     leases: leases::Leases,
+    /// Of a mount that shares the vault.
+    locks: locks::Locks,
     /// Of a vault that is changed by this mount alone.
     journal: Option<Arc<Journal>>,
     /// Held shared while an entry is renamed or removed and until the table knows; alone by who lost his way.
@@ -94,6 +99,7 @@ impl Fs {
             recover::forget_state(&*top);
         }
         let journal = replay::start(&top, &keyring, &options)?;
+        let descriptors = limits::raise_descriptor_limit();
         Ok(Self {
             journal,
             link_key: LinkKey::derive(keyring.vault_key()),
@@ -102,10 +108,11 @@ impl Fs {
             top,
             top_inode: Arc::new(inode::Inode::new(TOP, top_stat)),
             table: Arc::new(inode::Table::new()),
-            dirs: dirs::Dirs::new(limits::raise_descriptor_limit()),
+            dirs: dirs::Dirs::new(descriptors),
             files: handles::Handles::new(),
             listings: handles::Handles::new(),
             leases: leases::Leases::default(),
+            locks: locks::Locks::new(descriptors),
             barrier: RwLock::default(),
             long_names: Mutex::default(),
             births: RwLock::default(),
@@ -169,6 +176,7 @@ impl Fs {
                 log::error!("inode {}: not synced at unmount: {e}", inode.ino);
             }
         }
+        self.locks.clear();
         self.files.clear();
         self.listings.clear();
         if let Some(Err(e)) = self.journal.as_ref().map(|journal| journal.close()) {

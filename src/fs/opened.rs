@@ -10,9 +10,8 @@ use rustix::io::Errno;
 
 use super::inode::{Inode, Table};
 use super::resolve::Anchor;
-use super::{Fs, FsError, Ino, Result};
+use super::{Fs, FsError, Result};
 use crate::content::{self, Journal, Keeper, Link};
-use crate::crypto::FileKeys;
 use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
 use crate::format::layout::disk_len;
@@ -23,11 +22,6 @@ use crate::vault::{DirectFile, DiskFile, LowerFile, xattr};
 /// How long an open file of a vault that others change too is taken for what it was. Whoever opens it anew, or sees another
 /// length of the lower file, does not wait for it.
 const TRUSTED: Duration = Duration::from_secs(1);
-/// How often a page is read that seems damaged, where others may be writing it.
-const TORN_TRIES: usize = 4;
-/// Pause before it is read again.
-const TORN_PAUSE: Duration = Duration::from_millis(2);
-
 /// The content of an inode that has handles.
 pub(super) struct OpenFile {
     /// Its plaintext.
@@ -57,11 +51,11 @@ impl OpenFile {
         Arc::clone(&self.lower.read())
     }
 
-    /// Forgets what is known of its content. A page that another mount is writing may come torn: it is read again then.
-    fn look_again(&self) -> Result<()> {
+    /// Forgets what is known of its content, where others may change it.
+    pub(super) fn look_again(&self) -> Result<()> {
         let mut looked = self.looked.lock();
         let now = Instant::now();
-        settled(|| Ok(self.content.refresh()?))?;
+        self.content.refresh()?;
         *looked = now;
         Ok(())
     }
@@ -86,17 +80,6 @@ impl OpenFile {
         self.writable.store(true, Ordering::Release);
         Ok(())
     }
-}
-
-/// Runs `read` again where it found damage: another mount may just have been writing what was read.
-fn settled<T>(read: impl Fn() -> Result<T>) -> Result<T> {
-    for _ in 1..TORN_TRIES {
-        match read() {
-            Err(FsError::Content(content::ContentError::Damaged(_))) => std::thread::sleep(TORN_PAUSE),
-            other => return other,
-        }
-    }
-    read()
 }
 
 impl std::fmt::Debug for OpenFile {
@@ -276,7 +259,7 @@ impl Fs {
 
     /// Opens the content of a regular file, or joins those who have it open.
     pub(super) fn hold(&self, inode: &Arc<Inode>, write: bool) -> Result<Held> {
-        self.with_room(|| self.hold_once(inode, write))
+        self.again(inode, || self.with_room(|| self.hold_once(inode, write)))
     }
 
     fn hold_once(&self, inode: &Arc<Inode>, write: bool) -> Result<Held> {
@@ -312,14 +295,14 @@ impl Fs {
             access::leave_atime(&file);
         }
         let lower = Arc::new(DiskFile(file));
+        let lower_file = lower_file(&lower, self.options.direct_lower);
         let content = match &self.journal {
             Some(journal) => {
                 let link = self.journal_link(journal, inode, header.file_id);
                 let durable = journal.is_durable(inode.first.btime);
-                let lower_file = lower_file(&lower, self.options.direct_lower);
                 content::File::open_linked(lower_file, keys, link, durable)?
             }
-            None => Arc::new(self.open_alone(&lower, keys)?),
+            None => Arc::new(content::File::open(lower_file, keys)?),
         };
         // Under the lock: a lease that comes later finds the file open.
         self.leases.apply(inode.ino, &content);
@@ -327,24 +310,6 @@ impl Fs {
         open.start(Arc::clone(&file));
         drop(open);
         Ok(held(file))
-    }
-
-    /// Content without a journal.
-    fn open_alone(&self, lower: &Arc<DiskFile>, keys: Arc<FileKeys>) -> Result<content::File> {
-        let open = || {
-            let lower = lower_file(lower, self.options.direct_lower);
-            Ok(content::File::open(lower, Arc::clone(&keys))?)
-        };
-        if self.options.shared { settled(open) } else { open() }
-    }
-
-    /// Forgets what is known of an inode's open content, where others may change it: what they wrote is seen from here on.
-    pub fn refresh(&self, ino: Ino) -> Result<()> {
-        let open = self.inode(ino)?.open.lock().file().cloned();
-        match open {
-            Some(file) if self.options.shared => file.look_again(),
-            _ => Ok(()),
-        }
     }
 
     /// Plaintext length of an open file whose lower file has `disk` bytes. Another length than the one that is known was

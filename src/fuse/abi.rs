@@ -91,6 +91,12 @@ wire! {
     ReleaseIn { fh: u64, flags: u32, release_flags: u32, lock_owner: u64 }
     /// `fuse_flush_in`.
     FlushIn { fh: u64, unused: u32, padding: u32, lock_owner: u64 }
+    /// `fuse_lk_in`, with its `fuse_file_lock` from `start` on.
+    LkIn { fh: u64, owner: u64, start: u64, end: u64, kind: u32, pid: u32, lk_flags: u32, padding: u32 }
+    /// `fuse_lk_out`, which is a `fuse_file_lock`.
+    LkOut { start: u64, end: u64, kind: u32, pid: u32 }
+    /// `fuse_interrupt_in`.
+    InterruptIn { unique: u64 }
     /// `fuse_read_in`.
     ReadIn { fh: u64, offset: u64, size: u32, read_flags: u32, lock_owner: u64, flags: u32, padding: u32 }
     /// `fuse_write_in`.
@@ -143,7 +149,8 @@ pub(super) mod opcode {
         LOOKUP = 1, FORGET = 2, GETATTR = 3, SETATTR = 4, READLINK = 5, SYMLINK = 6, MKNOD = 8, MKDIR = 9,
         UNLINK = 10, RMDIR = 11, RENAME = 12, LINK = 13, OPEN = 14, READ = 15, WRITE = 16, STATFS = 17,
         RELEASE = 18, FSYNC = 20, SETXATTR = 21, GETXATTR = 22, LISTXATTR = 23, REMOVEXATTR = 24, FLUSH = 25,
-        INIT = 26, OPENDIR = 27, READDIR = 28, RELEASEDIR = 29, FSYNCDIR = 30, ACCESS = 34, CREATE = 35,
+        INIT = 26, OPENDIR = 27, READDIR = 28, RELEASEDIR = 29, FSYNCDIR = 30, GETLK = 31, SETLK = 32, SETLKW = 33,
+        ACCESS = 34, CREATE = 35,
         INTERRUPT = 36, DESTROY = 38, IOCTL = 39, BATCH_FORGET = 42, FALLOCATE = 43, READDIRPLUS = 44, RENAME2 = 45,
         LSEEK = 46, COPY_FILE_RANGE = 47, TMPFILE = 51, STATX = 52, COPY_FILE_RANGE_64 = 53,
     }
@@ -155,7 +162,7 @@ pub(super) mod init {
         ($($name:ident = $bit:literal),* $(,)?) => { $(pub(in crate::fuse) const $name: u64 = 1 << $bit;)* };
     }
     flags! {
-        ASYNC_READ = 0, BIG_WRITES = 5, DONT_MASK = 6, AUTO_INVAL_DATA = 12, DO_READDIRPLUS = 13,
+        ASYNC_READ = 0, POSIX_LOCKS = 1, BIG_WRITES = 5, DONT_MASK = 6, FLOCK_LOCKS = 10, AUTO_INVAL_DATA = 12, DO_READDIRPLUS = 13,
         READDIRPLUS_AUTO = 14, ASYNC_DIO = 15, WRITEBACK_CACHE = 16, PARALLEL_DIROPS = 18, POSIX_ACL = 20,
         MAX_PAGES = 22, CACHE_SYMLINKS = 23, HANDLE_KILLPRIV_V2 = 28, SETXATTR_EXT = 29, INIT_EXT = 30,
         OVER_IO_URING = 41,
@@ -170,6 +177,8 @@ pub(super) mod fattr {
     flags! { MODE = 0, UID = 1, GID = 2, SIZE = 3, ATIME = 4, MTIME = 5, ATIME_NOW = 7, MTIME_NOW = 8 }
 }
 
+/// `fuse_lk_in.lk_flags`: of `flock`.
+pub(super) const LK_FLOCK: u32 = 1 << 0;
 /// `fuse_open_out.open_flags`: what the kernel had of the file's pages stays.
 pub(super) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 /// The kernel may keep the directory's listing.
@@ -204,11 +213,13 @@ mod tests {
             size_of::<SetattrIn>(),
             size_of::<WriteIn>(),
             size_of::<StatfsOut>(),
+            size_of::<LkIn>(),
+            size_of::<LkOut>(),
             size_of::<CopyIn>(),
             size_of::<Dirent>(),
             size_of::<UringEntry>(),
             size_of::<UringCommand>(),
         ];
-        assert_eq!(found, [40, 16, 64, 64, 88, 128, 104, 288, 88, 40, 80, 56, 24, 32, 24]);
+        assert_eq!(found, [40, 16, 64, 64, 88, 128, 104, 288, 88, 40, 80, 48, 24, 56, 24, 32, 24]);
     }
 }

@@ -13,7 +13,7 @@ use super::handler::{Answer, Attributes, Copying, Entry, Handler, Looked, NewMod
 use super::notify::Notifier;
 use super::report::Report;
 use super::seek::Seeks;
-use crate::fs::{Attr, Caller, Found, Fs, FsError, Ino, SetAttr, StatFs};
+use crate::fs::{Attr, Caller, Found, FoundLock, Fs, FsError, Granted, Ino, LockAsk, SetAttr, StatFs};
 
 /// How long the kernel trusts names and attributes: every change passes through it, so only its memory bounds them.
 const TTL: Duration = Duration::from_secs(3600);
@@ -60,6 +60,15 @@ impl Adapter {
 
     fn opened(&self, fh: u64) -> Opened {
         Opened { fh, keep_cache: !self.shared, cache_dir: false }
+    }
+
+    fn written(&self, ino: Ino, kill_priv: bool, done: Result<(), FsError>) -> Answer<()> {
+        self.say("write", ino, done)?;
+        // The kernel keeps the mode it knew over a write; set-id bits that are gone must show as gone.
+        if kill_priv && let Some(notifier) = self.seeks.notifier() {
+            let _ = notifier.inval_inode(ino, -1, 0);
+        }
+        Ok(())
     }
 
     /// Whether the kernel has a wrong length of a file that was just opened, and has to look its name up again. Shared
@@ -181,16 +190,39 @@ impl Handler for Adapter {
 
     fn write(&self, ino: Ino, fh: u64, offset: u64, data: &[u8], kill_priv: bool) -> Answer<()> {
         self.corrected.changed(ino);
-        self.say("write", ino, self.fs.write(fh, offset, data, kill_priv))?;
-        // The kernel keeps the mode it knew over a write; set-id bits that are gone must show as gone.
-        if kill_priv && let Some(notifier) = self.seeks.notifier() {
-            let _ = notifier.inval_inode(ino, -1, 0);
-        }
-        Ok(())
+        let done = self.fs.write(fh, offset, data, kill_priv);
+        self.written(ino, kill_priv, done)
     }
 
-    // No `flush`: each write was answered with its own error, there is nothing left to report at a close, and the
-    // kernel stops asking.
+    fn append(&self, ino: Ino, fh: u64, offset: u64, data: &[u8], kill_priv: bool) -> Answer<()> {
+        if !self.shared {
+            return self.write(ino, fh, offset, data, kill_priv);
+        }
+        // The kernel's end is that of its last look; others may have appended since.
+        let done = self.fs.append(fh, data, kill_priv);
+        self.written(ino, kill_priv, done)
+    }
+
+    fn flush(&self, ino: Ino, fh: u64, owner: u64) -> Answer<()> {
+        if !self.shared {
+            // Each write was answered with its own error, there is nothing left to report at a close, and the kernel
+            // stops asking.
+            return Err(Errno::NOSYS);
+        }
+        self.say("close", ino, self.fs.flush(fh, owner))
+    }
+
+    fn keeps_locks(&self) -> bool {
+        self.shared
+    }
+
+    fn set_lock(&self, ino: Ino, ask: &LockAsk) -> Answer<Granted> {
+        self.say("lock", ino, self.fs.set_lock(ask))
+    }
+
+    fn find_lock(&self, ino: Ino, ask: &LockAsk) -> Answer<Option<FoundLock>> {
+        self.say("lock", ino, self.fs.find_lock(ask))
+    }
 
     fn release(&self, _ino: Ino, fh: u64) {
         self.fs.release(fh);

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::abi::{self, SxTime};
 use super::entries::Listed;
 use super::handler::{Attributes, Entry};
-use crate::fs::{Attr, FsError, StatFs, Time};
+use crate::fs::{Attr, FoundLock, FsError, LockKind, StatFs, Time};
 
 /// Attributes as the kernel takes them.
 pub(super) fn attr(attr: &Attr) -> abi::Attr {
@@ -113,6 +113,19 @@ pub(super) fn statfs(s: &StatFs) -> abi::StatfsOut {
         frsize: s.frsize,
         ..abi::StatfsOut::default()
     }
+}
+
+/// The reply to GETLK.
+pub(super) fn lock(found: Option<FoundLock>) -> abi::LkOut {
+    let code = |kind: libc::c_int| kind.unsigned_abs();
+    let Some(FoundLock { range, kind, pid }) = found else {
+        return abi::LkOut { kind: code(libc::F_UNLCK), ..abi::LkOut::default() };
+    };
+    let kind = match kind {
+        LockKind::Read => code(libc::F_RDLCK),
+        LockKind::Write => code(libc::F_WRLCK),
+    };
+    abi::LkOut { start: range.first, end: range.last, kind, pid }
 }
 
 /// The errno of an error.

@@ -1,6 +1,7 @@
 //! Requests by `/dev/fuse`: one thread reads a request, answers it, and reads the next.
 
 use std::io;
+use std::sync::Arc;
 
 use log::{debug, error};
 use rustix::io::Errno;
@@ -11,28 +12,69 @@ use super::buffer::Buffer;
 use super::channel::Channel;
 use super::dispatch::{Reply, SMALL_ANSWER, dispatch};
 use super::handler::Handler;
+use super::locking::Locking;
 use super::negotiate::Agreed;
-use super::request::{self, Malformed};
+use super::request::{self, Malformed, Op, Request};
 
 /// What stands before the data of a write: with it the data begins on a page.
 const BEFORE_DATA: usize = size_of::<InHeader>() + size_of::<WriteIn>();
 
-/// Serves until the mount is gone.
-pub(super) fn serve<H: Handler>(channel: &Channel, handler: &H, agreed: &Agreed) -> io::Result<()> {
+/// Serves until the mount is gone. `locking`: of a handler that keeps locks.
+pub(super) fn serve<H: Handler>(
+    channel: &Arc<Channel>,
+    handler: &H,
+    agreed: &Agreed,
+    locking: Option<&Locking<H>>,
+) -> io::Result<()> {
+    let ask = |request: &Request<'_>, out: &mut [u8]| match locking {
+        Some(locking) => beside_locks(channel, handler, locking, request, out),
+        None => dispatch(handler, request, out),
+    };
     let largest = agreed.max_write as usize;
     let mut request = Buffer::new(BEFORE_DATA, largest);
     let mut reply = Buffer::new(size_of::<OutHeader>(), largest.max(SMALL_ANSWER));
     while let Some(len) = channel.receive(request.whole())? {
         let bytes = request.whole().get(..len).unwrap_or_default();
-        answer(channel, handler, agreed, bytes, &mut reply);
+        answer(channel, &ask, agreed, bytes, &mut reply);
     }
     Ok(())
 }
 
-fn answer<H: Handler>(channel: &Channel, handler: &H, agreed: &Agreed, bytes: &[u8], reply: &mut Buffer) {
+/// Asks the handler, and those who keep its locks.
+fn beside_locks<H: Handler>(
+    channel: &Arc<Channel>,
+    handler: &H,
+    locking: &Locking<H>,
+    request: &Request<'_>,
+    out: &mut [u8],
+) -> Reply {
+    let (unique, ino) = (request.header.unique, request.header.nodeid);
+    match request.op {
+        Op::Setlk { ask, wait } => locking.set(channel, unique, ino, (&ask, wait)),
+        // Needs no answer.
+        Op::Interrupt { unique } => {
+            locking.interrupt(unique);
+            Reply::Silence
+        }
+        Op::Flush { .. } | Op::Release { .. } => {
+            let reply = dispatch(handler, request, out);
+            locking.nudge(ino);
+            reply
+        }
+        _ => dispatch(handler, request, out),
+    }
+}
+
+fn answer(
+    channel: &Channel,
+    ask: &impl Fn(&Request<'_>, &mut [u8]) -> Reply,
+    agreed: &Agreed,
+    bytes: &[u8],
+    reply: &mut Buffer,
+) {
     let (header, body) = reply.parts();
     let (unique, answer) = match request::parse(bytes, agreed.setxattr_ext()) {
-        Ok(request) => (request.header.unique, dispatch(handler, &request, body)),
+        Ok(request) => (request.header.unique, ask(&request, body)),
         Err(malformed) => {
             error!("{malformed}");
             match unique_of(bytes, malformed) {

@@ -99,6 +99,9 @@ fn answer<H: Handler>(handler: &H, request: &Request<'_>, out: Out<'_>) -> Answe
         Op::Listxattr { size } => out.xattr(size, &handler.listxattr(ino)?),
         Op::Removexattr { name } => handler.removexattr(ino, name).map(|()| 0),
         Op::Refused(errno) => Err(errno),
+        // Without locks no request waits long: ENOSYS, and the kernel tells of no signal again.
+        Op::Interrupt { .. } | Op::Setlk { .. } => Err(Errno::NOSYS),
+        Op::Getlk(ask) => out.value(&convert::lock(handler.find_lock(ino, &ask)?)),
         // Agreed on before.
         Op::Init(_) => Err(Errno::IO),
         // Answered before.
@@ -174,8 +177,11 @@ fn handling<H: Handler>(handler: &H, request: &Request<'_>, out: Out<'_>) -> Ans
             handler.readdir(ino, fh, offset, &mut entries)?;
             return Ok(entries.used());
         }
-        Op::Write { fh, offset, kill_priv, data, .. } => {
-            handler.write(ino, fh, offset, data, kill_priv)?;
+        Op::Write { fh, offset, kill_priv, append, data, .. } => {
+            match append {
+                true => handler.append(ino, fh, offset, data, kill_priv)?,
+                false => handler.write(ino, fh, offset, data, kill_priv)?,
+            }
             let size = u32::try_from(data.len()).map_err(|_| Errno::INVAL)?;
             return out.value(&abi::WriteOut { size, padding: 0 });
         }
@@ -203,7 +209,7 @@ fn handling<H: Handler>(handler: &H, request: &Request<'_>, out: Out<'_>) -> Ans
             handler.releasedir(ino, fh);
             Ok(())
         }
-        Op::Flush { fh } => handler.flush(ino, fh),
+        Op::Flush { fh, owner } => handler.flush(ino, fh, owner),
         Op::Fsync { fh, data_only } => handler.fsync(ino, fh, data_only),
         Op::Fsyncdir { fh } => handler.fsyncdir(ino, fh),
         Op::Fallocate { fh, offset, len, mode } => handler.fallocate(ino, fh, offset, len, mode),

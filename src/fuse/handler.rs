@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::abi;
 use super::entries::Entries;
 use super::notify::Notifier;
-use crate::fs::{Attr, Caller, Ino, SetAttr, StatFs};
+use crate::fs::{Attr, Caller, FoundLock, Granted, Ino, LockAsk, SetAttr, StatFs};
 
 /// An answer, or the errno that the caller shall see.
 pub type Answer<T> = Result<T, Errno>;
@@ -188,12 +188,32 @@ pub trait Handler: Send + Sync + 'static {
         Err(Errno::NOSYS)
     }
 
-    /// A descriptor was closed. ENOSYS: nothing is ever to be done then.
-    fn flush(&self, ino: Ino, fh: u64) -> Answer<()> {
+    /// As `write`, through a descriptor that appends (O_APPEND): `offset` is the end as the kernel knows it.
+    fn append(&self, ino: Ino, fh: u64, offset: u64, data: &[u8], kill_priv: bool) -> Answer<()> {
+        self.write(ino, fh, offset, data, kill_priv)
+    }
+
+    /// A descriptor was closed by `owner`, whose locks of ranges end. ENOSYS: nothing is ever to be done then.
+    fn flush(&self, ino: Ino, fh: u64, owner: u64) -> Answer<()> {
         Err(Errno::NOSYS)
     }
 
-    /// The last descriptor of a handle was closed.
+    /// Whether locks are kept here; else the kernel keeps them, for this mount alone. Such a mount has no rings.
+    fn keeps_locks(&self) -> bool {
+        false
+    }
+
+    /// Locks, or lets go; EAGAIN while another is in the way, also where the caller is ready to wait.
+    fn set_lock(&self, ino: Ino, ask: &LockAsk) -> Answer<Granted> {
+        Err(Errno::NOSYS)
+    }
+
+    /// What keeps from locking so.
+    fn find_lock(&self, ino: Ino, ask: &LockAsk) -> Answer<Option<FoundLock>> {
+        Err(Errno::NOSYS)
+    }
+
+    /// The last descriptor of a handle was closed: the locks that are its own end.
     fn release(&self, ino: Ino, fh: u64) {}
 
     /// Makes a file durable.

@@ -15,6 +15,7 @@ mod device_loop;
 mod dispatch;
 mod entries;
 mod handler;
+mod locking;
 mod negotiate;
 mod notify;
 mod report;

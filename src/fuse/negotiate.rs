@@ -24,8 +24,7 @@ const INIT_BUFFER: usize = (MAX_WRITE as usize) + (PAGE as usize);
 
 /// Asked for on every mount, where the kernel offers it.
 ///
-/// Not asked for: POSIX_LOCKS and FLOCK_LOCKS (the kernel's own locks serve a mount of one host),
-/// ATOMIC_O_TRUNC (a truncate of its own keeps the page cache right), NO_OPEN_SUPPORT (handles carry the keys),
+/// Not asked for: ATOMIC_O_TRUNC (a truncate of its own keeps the page cache right), NO_OPEN_SUPPORT (handles carry the keys),
 /// NO_OPENDIR_SUPPORT (handles carry the listing), HANDLE_KILLPRIV (version 2 replaces it).
 const ALWAYS: &[(u64, &str)] = &[
     (init::ASYNC_READ, "ASYNC_READ"),
@@ -49,6 +48,20 @@ const EXCLUSIVE: &[(u64, &str)] =
 /// Asked for when other hosts may change the vault.
 const SHARED: &[(u64, &str)] = &[(init::AUTO_INVAL_DATA, "AUTO_INVAL_DATA")];
 
+/// Asked for where the handler keeps locks. Else the kernel's own serve, at no cost: enough for a mount that is the only one.
+const LOCKS: &[(u64, &str)] = &[(init::POSIX_LOCKS, "POSIX_LOCKS"), (init::FLOCK_LOCKS, "FLOCK_LOCKS")];
+
+/// What this side wants of the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted {
+    /// Other hosts may change the vault.
+    pub(super) shared: bool,
+    /// The handler keeps locks.
+    pub(super) locks: bool,
+    /// Rings are ready to be registered.
+    pub(super) rings: bool,
+}
+
 /// What holds for the life of a mount.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Agreed {
@@ -64,14 +77,19 @@ impl Agreed {
         self.flags & init::OVER_IO_URING != 0
     }
 
+    /// Whether locks are asked for.
+    pub(super) fn locks(&self) -> bool {
+        self.flags & (init::POSIX_LOCKS | init::FLOCK_LOCKS) != 0
+    }
+
     /// Whether SETXATTR comes with its flags.
     pub(super) fn setxattr_ext(&self) -> bool {
         self.flags & init::SETXATTR_EXT != 0
     }
 }
 
-/// Reads INIT and answers it. `rings`: they are ready to be registered.
-pub(super) fn agree(channel: &Channel, shared: bool, rings: bool) -> io::Result<Agreed> {
+/// Reads INIT and answers it.
+pub(super) fn agree(channel: &Channel, wanted: Wanted) -> io::Result<Agreed> {
     let mut buf = vec![0; INIT_BUFFER];
     loop {
         let gone =
@@ -97,25 +115,26 @@ pub(super) fn agree(channel: &Channel, shared: bool, rings: bool) -> io::Result<
             );
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        let (agreed, reply) = settle(&kernel, shared, rings);
+        let (agreed, reply) = settle(&kernel, wanted);
         channel.send_small(unique, 0, reply.as_bytes())?;
         return Ok(agreed);
     }
 }
 
 /// The answer to a kernel.
-fn settle(kernel: &InitIn, shared: bool, rings: bool) -> (Agreed, InitOut) {
+fn settle(kernel: &InitIn, wanted: Wanted) -> (Agreed, InitOut) {
     let more = if kernel.flags_have(init::INIT_EXT) { u64::from(kernel.flags2) << 32 } else { 0 };
     let offered = u64::from(kernel.flags) | more;
-    let by_sharing = if shared { SHARED } else { EXCLUSIVE };
+    let by_sharing = if wanted.shared { SHARED } else { EXCLUSIVE };
+    let locks = if wanted.locks { LOCKS } else { &[] };
     let mut flags = 0;
-    for (flag, name) in ALWAYS.iter().chain(by_sharing) {
+    for (flag, name) in ALWAYS.iter().chain(by_sharing).chain(locks) {
         if offered & flag == 0 {
             debug!("this kernel does not offer {name}");
         }
         flags |= offered & flag;
     }
-    if rings {
+    if wanted.rings {
         flags |= offered & init::OVER_IO_URING;
     }
     let max_write = if flags & init::MAX_PAGES == 0 { DEFAULT_WRITE } else { MAX_WRITE };
@@ -155,10 +174,11 @@ mod tests {
     fn only_what_is_offered_is_agreed() {
         let flags = low(init::POSIX_ACL | init::WRITEBACK_CACHE);
         let old = InitIn { major: 7, minor: 31, max_readahead: 131_072, flags, ..InitIn::default() };
-        let (agreed, reply) = settle(&old, false, true);
+        let rings = Wanted { rings: true, ..Wanted::default() };
+        let (agreed, reply) = settle(&old, rings);
         assert_eq!((agreed.flags, reply.flags), (u64::from(flags), flags));
         assert_eq!((reply.minor, reply.max_readahead, reply.max_write), (31, 131_072, DEFAULT_WRITE));
-        let (agreed, _) = settle(&old, true, true);
+        let (agreed, _) = settle(&old, Wanted { shared: true, ..rings });
         assert_eq!(agreed.flags, init::POSIX_ACL);
     }
 
@@ -166,11 +186,24 @@ mod tests {
     #[test]
     fn the_second_half_of_the_flags_needs_its_mark() {
         let bare = InitIn { flags2: u32::MAX, ..InitIn::default() };
-        assert_eq!(settle(&bare, false, true).0.flags, 0);
+        assert_eq!(settle(&bare, Wanted { rings: true, ..Wanted::default() }).0.flags, 0);
         let all = InitIn { flags: u32::MAX, flags2: u32::MAX, minor: abi::MINOR, ..InitIn::default() };
-        let (agreed, reply) = settle(&all, false, false);
+        let (agreed, reply) = settle(&all, Wanted::default());
         assert_eq!((agreed.max_write, reply.max_pages), (MAX_WRITE, 256));
-        assert!(!agreed.rings() && settle(&all, false, true).0.rings());
+        assert!(!agreed.rings() && settle(&all, Wanted { rings: true, ..Wanted::default() }).0.rings());
         assert!(agreed.setxattr_ext() && agreed.flags & init::AUTO_INVAL_DATA == 0);
+    }
+
+    /// A mount that is the only one leaves locks to the kernel; one that shares takes them, and writes nothing back later:
+    /// what was written under a lock is below before the lock goes.
+    #[test]
+    fn locks_are_asked_for_by_mounts_that_share() {
+        let all = InitIn { flags: u32::MAX, flags2: u32::MAX, minor: abi::MINOR, ..InitIn::default() };
+        assert!(!settle(&all, Wanted::default()).0.locks());
+        let (agreed, reply) = settle(&all, Wanted { shared: true, locks: true, rings: false });
+        assert!(
+            agreed.locks() && reply.flags & low(init::POSIX_LOCKS | init::FLOCK_LOCKS) == (1 << 1 | 1 << 10)
+        );
+        assert!(agreed.flags & init::WRITEBACK_CACHE == 0);
     }
 }

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::abi::{self, InHeader, fattr, opcode};
-use crate::fs::{Caller, SetAttr, SetTime};
+use crate::fs::{Caller, LAST, LockAsk, LockKind, Range, SetAttr, SetTime};
 
 /// A request that is not as the protocol says. The kernel does not send any; answered EIO.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -79,8 +79,8 @@ pub(super) enum Op<'a> {
     Link { ino: u64, name: &'a [u8] },
     Open { flags: i32 },
     Read { fh: u64, offset: u64, size: u32 },
-    /// `cached`: written back from the page cache.
-    Write { fh: u64, offset: u64, kill_priv: bool, cached: bool, data: &'a [u8] },
+    /// `cached`: written back from the page cache. `append`: through a descriptor that appends.
+    Write { fh: u64, offset: u64, kill_priv: bool, cached: bool, append: bool, data: &'a [u8] },
     Statfs,
     Release { fh: u64 },
     Fsync { fh: u64, data_only: bool },
@@ -88,7 +88,13 @@ pub(super) enum Op<'a> {
     Getxattr { name: &'a [u8], size: u32 },
     Listxattr { size: u32 },
     Removexattr { name: &'a [u8] },
-    Flush { fh: u64 },
+    /// `owner`: of locks.
+    Flush { fh: u64, owner: u64 },
+    Getlk(LockAsk),
+    /// `wait`: until the lock can be had.
+    Setlk { ask: LockAsk, wait: bool },
+    /// Whoever waits for that request got a signal.
+    Interrupt { unique: u64 },
     Init(abi::InitIn),
     Opendir,
     Readdir { fh: u64, offset: u64, size: u32, plus: bool },
@@ -156,9 +162,9 @@ fn operation(code: u32, mut body: Body<'_>, setxattr_ext: bool) -> Option<Op<'_>
         opcode::REMOVEXATTR => Op::Removexattr { name: body.name()? },
         opcode::INIT => Op::Init(init(body)?),
         opcode::DESTROY => Op::Destroy,
-        // The kernel checks permissions itself (default_permissions) and does not ask again after ENOSYS. A request
-        // that the caller waits for is short enough not to be interrupted.
-        opcode::ACCESS | opcode::INTERRUPT => Op::Refused(Errno::NOSYS),
+        // The kernel checks permissions itself (default_permissions) and does not ask again after ENOSYS.
+        opcode::ACCESS => Op::Refused(Errno::NOSYS),
+        opcode::INTERRUPT => Op::Interrupt { unique: body.fixed::<abi::InterruptIn>()?.unique },
         opcode::IOCTL => Op::Refused(Errno::NOTTY),
         _ => return naming(code, body).or_else(|| handling(code, body)),
     })
@@ -215,10 +221,20 @@ fn handling(code: u32, mut body: Body<'_>) -> Option<Op<'_>> {
             let given: abi::WriteIn = body.fixed()?;
             let kill_priv = given.write_flags & abi::WRITE_KILL_SUIDGID != 0;
             let cached = given.write_flags & abi::WRITE_CACHE != 0;
-            Op::Write { fh: given.fh, offset: given.offset, kill_priv, cached, data: body.bytes(given.size)? }
+            let append = given.flags & libc::O_APPEND.unsigned_abs() != 0 && !cached;
+            let data = body.bytes(given.size)?;
+            Op::Write { fh: given.fh, offset: given.offset, kill_priv, cached, append, data }
         }
         opcode::RELEASE => Op::Release { fh: body.fixed::<abi::ReleaseIn>()?.fh },
-        opcode::FLUSH => Op::Flush { fh: body.fixed::<abi::FlushIn>()?.fh },
+        opcode::FLUSH => {
+            let given: abi::FlushIn = body.fixed()?;
+            Op::Flush { fh: given.fh, owner: given.lock_owner }
+        }
+        opcode::GETLK => lock(&body.fixed()?).map_or(Op::Refused(Errno::INVAL), Op::Getlk),
+        opcode::SETLK | opcode::SETLKW => {
+            let wait = code == opcode::SETLKW;
+            lock(&body.fixed()?).map_or(Op::Refused(Errno::INVAL), |ask| Op::Setlk { ask, wait })
+        }
         opcode::FSYNC => {
             let given: abi::FsyncIn = body.fixed()?;
             Op::Fsync { fh: given.fh, data_only: given.flags & abi::FSYNC_FDATASYNC != 0 }
@@ -254,6 +270,27 @@ fn handling(code: u32, mut body: Body<'_>) -> Option<Op<'_>> {
         // Known, so it was cut.
         opcode::SYMLINK..=opcode::LINK | opcode::RENAME2 | opcode::CREATE | opcode::TMPFILE => return None,
         _ => Op::Refused(Errno::NOSYS),
+    })
+}
+
+/// A lock as `fs` takes it; `None`: of a kind or a range that there is not.
+fn lock(given: &abi::LkIn) -> Option<LockAsk> {
+    let kind = match i32::try_from(given.kind).ok()? {
+        libc::F_RDLCK => Some(LockKind::Read),
+        libc::F_WRLCK => Some(LockKind::Write),
+        libc::F_UNLCK => None,
+        _ => return None,
+    };
+    let range = Range { first: given.start, last: given.end };
+    let whole = given.lk_flags & abi::LK_FLOCK != 0;
+    let (fh, owner, pid) = (given.fh, given.owner, given.pid);
+    (range.first <= range.last && range.last <= LAST).then_some(LockAsk {
+        fh,
+        owner,
+        range,
+        kind,
+        pid,
+        whole,
     })
 }
 
@@ -360,6 +397,29 @@ mod tests {
         }
         for len in 0..size_of::<InHeader>() {
             assert!(parse(&vec![1; len], false).is_err());
+        }
+    }
+
+    /// A lock comes out as the kernel sent it; a kind or a range that there is not is refused.
+    #[test]
+    fn a_lock_is_what_the_kernel_sent() {
+        let kind = libc::F_WRLCK.unsigned_abs();
+        let given = abi::LkIn { fh: 3, owner: 9, start: 5, end: LAST, kind, pid: 77, ..abi::LkIn::default() };
+        let sent = |given: &abi::LkIn| request(opcode::SETLKW, given.as_bytes());
+        let bytes = sent(&given);
+        let Op::Setlk { ask, wait: true } = parse(&bytes, false).expect("whole").op else {
+            panic!("no lock that may wait")
+        };
+        assert_eq!((ask.fh, ask.owner, ask.pid, ask.whole), (3, 9, 77, false));
+        assert_eq!((ask.range, ask.kind), (Range { first: 5, last: LAST }, Some(LockKind::Write)));
+        let flock = abi::LkIn { lk_flags: abi::LK_FLOCK, kind: libc::F_UNLCK.unsigned_abs(), ..given };
+        let bytes = request(opcode::SETLK, flock.as_bytes());
+        let op = parse(&bytes, false).expect("whole").op;
+        assert!(matches!(op, Op::Setlk { ask: LockAsk { kind: None, whole: true, .. }, wait: false }));
+        let beyond = abi::LkIn { end: LAST + 1, ..given };
+        for wrong in [abi::LkIn { end: 4, ..given }, beyond, abi::LkIn { kind: 3, ..given }] {
+            let bytes = sent(&wrong);
+            assert!(matches!(parse(&bytes, false).expect("whole").op, Op::Refused(Errno::INVAL)));
         }
     }
 

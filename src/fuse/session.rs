@@ -14,7 +14,8 @@ use super::channel::Channel;
 use super::device::{self, MountError, mountinfo};
 use super::device_loop;
 use super::handler::Handler;
-use super::negotiate::{self, Agreed};
+use super::locking::Locking;
+use super::negotiate::{self, Agreed, Wanted};
 use super::notify::Notifier;
 use super::rings::{NoRings, Ring};
 use super::transport::Transport;
@@ -133,9 +134,11 @@ fn raise_readahead(number: &DeviceNumber) {
 impl<H: Handler> Session<H> {
     /// Mounts what `handler` answers for at `mount_point` (canonical), as `fuse.envelopefs`.
     pub fn mount(handler: H, mount_point: &Path, config: &MountConfig) -> Result<Self, MountError> {
-        let mut rings = config.transport.rings(negotiate::MAX_WRITE as usize)?;
+        let locks = handler.keeps_locks();
+        let mut rings = config.transport.rings(negotiate::MAX_WRITE as usize, locks)?;
         let channel = Channel::new(device::open(mount_point, config)?);
-        let agreed = negotiate::agree(&channel, config.shared, !rings.is_empty())?;
+        let agreed =
+            negotiate::agree(&channel, Wanted { shared: config.shared, locks, rings: !rings.is_empty() })?;
         if !agreed.rings() {
             if config.transport == Transport::Rings {
                 return Err(NoRings::NotInKernel.into());
@@ -162,14 +165,29 @@ impl<H: Handler> Session<H> {
 
     /// Serves until the mount is gone; then no request is in the handler any more. On an error some may be.
     pub fn run(mut self) -> io::Result<()> {
-        self.handler.start(&Notifier::new(Arc::clone(&self.channel)));
+        let notifier = Notifier::new(Arc::clone(&self.channel));
+        self.handler.start(&notifier);
+        let locking =
+            self.agreed.locks().then(|| Arc::new(Locking::new(Arc::clone(&self.handler), notifier)));
+        if let Some(locking) = locking.clone() {
+            std::thread::Builder::new().name("efs-locks".into()).spawn(move || locking.run())?;
+        }
+        let served = self.serve(locking.as_ref());
+        if let Some(locking) = locking {
+            locking.end();
+        }
+        served
+    }
+
+    fn serve(&mut self, locking: Option<&Arc<Locking<H>>>) -> io::Result<()> {
         let rings = std::mem::take(&mut self.rings);
         // Beside rings the device brings what has no answer.
         let loops = if rings.is_empty() { event_loops(self.waiting_loops) } else { 1 };
         let (sender, ended) = bounded(loops + rings.len());
         for n in 0..loops {
             let (channel, handler, agreed) = (self.channel_for(n), Arc::clone(&self.handler), self.agreed);
-            let serve = move || device_loop::serve(&channel, &*handler, &agreed);
+            let locking = locking.cloned();
+            let serve = move || device_loop::serve(&channel, &*handler, &agreed, locking.as_deref());
             start(format!("efs-loop-{n}"), serve, sender.clone())?;
         }
         for (n, ring) in rings.into_iter().enumerate() {

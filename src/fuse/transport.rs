@@ -44,10 +44,13 @@ impl fmt::Display for Transport {
 
 impl Transport {
     /// The rings that a mount shall have; none: `/dev/fuse` alone. Before the mount, so that nothing is mounted when it
-    /// fails.
-    pub(super) fn rings(self, payload: usize) -> Result<Vec<Ring>, NoRings> {
-        if self == Self::Device {
+    /// fails. `locks`: requests may wait for locks, and by a ring a thread would have to wait with each.
+    pub(super) fn rings(self, payload: usize, locks: bool) -> Result<Vec<Ring>, NoRings> {
+        if self == Self::Device || locks && self == Self::Auto {
             return Ok(Vec::new());
+        }
+        if locks {
+            return Err(NoRings::Locks);
         }
         match rings::offered(self == Self::Rings).and_then(|()| rings::make(payload)) {
             Err(why) if self == Self::Auto => {

@@ -105,8 +105,8 @@ pub fn drop_set_id(fd: impl AsFd) -> Result<()> {
     Ok(())
 }
 
-/// One lower file with two owners: `content`, which reads and writes it, and `fs`, which asks for its attributes.
-impl LowerFile for Arc<DiskFile> {
+/// One lower file with several owners: `content`, which reads and writes it, and `fs`, which asks for its attributes.
+impl<T: LowerFile + ?Sized> LowerFile for Arc<T> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
         self.as_ref().read_at(buf, offset)
     }

@@ -13,6 +13,7 @@ pub mod leftovers;
 pub mod limits;
 pub mod list;
 pub mod lock;
+pub mod locks;
 pub mod sidecar;
 pub mod stat;
 pub mod umask;

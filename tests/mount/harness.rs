@@ -160,7 +160,9 @@ impl Vault {
         ]);
         // Never by what the machine happens to offer.
         if !options.contains("transport=") {
-            command.args(["--transport", &transport()]);
+            // One that shares has no rings.
+            let way = if options.contains("shared") { "device".into() } else { transport() };
+            command.args(["--transport", &way]);
         }
         if !options.is_empty() {
             command.args(["-o", options]);

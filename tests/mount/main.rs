@@ -18,6 +18,7 @@ mod keys;
 #[path = "../kms_support/mod.rs"]
 mod kms_support;
 mod lifecycle;
+mod locks;
 mod memory;
 mod nameless;
 mod options;

@@ -44,6 +44,9 @@ pub enum NoRings {
     /// The module's parameter says no.
     #[error("the kernel's fuse module does not offer io_uring ({PARAMETER} is N)")]
     SwitchedOff,
+    /// The mount's requests may wait for locks.
+    #[error("a mount that shares a vault takes its requests by /dev/fuse: they may wait for locks")]
+    Locks,
     /// Too many processors.
     #[error("this machine may have {0} processors; rings are made for {MOST} at most")]
     TooMany(usize),

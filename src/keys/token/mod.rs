@@ -14,6 +14,7 @@ mod uri;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -49,8 +50,27 @@ pub(super) struct Tokens {
     next: AtomicU32,
 }
 
-/// A module's helper, and whether it is being left alone.
-type Helper = (Arc<Channel>, Arc<Breaker>);
+/// A module's helper, and which of its tokens are being left alone.
+struct Helper {
+    channel: Arc<Channel>,
+    breakers: Breakers,
+}
+
+/// Breakers by token: one that is away says nothing of the module's others.
+#[derive(Default)]
+struct Breakers(Vec<(Place, Arc<Breaker>)>);
+
+impl Breakers {
+    fn of(&mut self, place: &Place) -> Arc<Breaker> {
+        let token = place.token();
+        if let Some((_, breaker)) = self.0.iter().find(|(known, _)| *known == token) {
+            return breaker.clone();
+        }
+        let breaker = Arc::<Breaker>::default();
+        self.0.push((token, breaker.clone()));
+        breaker
+    }
+}
 
 /// Wraps under one key of a token.
 pub(super) struct Token {
@@ -74,19 +94,18 @@ impl Tokens {
         })?;
         // Held while the helper is started, which asks no token anything.
         let mut helpers = self.open.lock();
-        let (channel, breaker) = match helpers.get(&module) {
-            Some(open) => open.clone(),
-            None => {
-                let channel = Channel::start(&module, unlock.hsm.as_deref()).map_err(|e| {
+        let helper = match helpers.entry(module) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => {
+                let channel = Channel::start(place.key(), unlock.hsm.as_deref()).map_err(|e| {
                     KeyError::Unreachable(format!(
                         "{uri}: the helper process is not started: {e} (a mount in its sandbox starts none: mount again)"
                     ))
                 })?;
-                let open = (Arc::new(channel), Arc::new(Breaker::default()));
-                helpers.insert(module, open.clone());
-                open
+                place.insert(Helper { channel: Arc::new(channel), breakers: Breakers::default() })
             }
         };
+        let (channel, breaker) = (helper.channel.clone(), helper.breakers.of(&uri.place));
         drop(helpers);
         let target = self.next.fetch_add(1, Relaxed);
         let kind = uri.mechanism.map_or_else(OnceLock::new, OnceLock::from);
@@ -282,5 +301,27 @@ impl Provider for Token {
 
     fn is_forgeable(&self) -> bool {
         self.kind.get().is_some_and(|kind| kind.is_rsa())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(token: &str, object: &str) -> Place {
+        Place { token: Some(token.into()), object: Some(object.into()), ..Place::default() }
+    }
+
+    /// Keys of one token are left alone together, those of another token of the same module are not.
+    #[test]
+    fn each_token_has_a_breaker() {
+        let mut breakers = Breakers::default();
+        let a = breakers.of(&place("a", "key"));
+        assert!(Arc::ptr_eq(&a, &breakers.of(&place("a", "other key"))));
+        for _ in 0..2 {
+            a.enter().unwrap().done::<()>(&Err(KeyError::Unreachable("away".into())));
+        }
+        assert!(a.enter().is_err());
+        breakers.of(&place("b", "key")).enter().expect("the other token is asked");
     }
 }

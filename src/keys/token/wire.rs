@@ -164,6 +164,11 @@ impl<'a> Reader<'a> {
 }
 
 impl Place {
+    /// The token alone.
+    pub(super) fn token(&self) -> Self {
+        Self { object: None, id: None, kind: None, ..self.clone() }
+    }
+
     fn encode(&self, writer: Writer) -> Writer {
         let text = |text: &Option<String>| text.as_ref().map(|t| t.as_bytes().to_vec());
         let slot = self.slot_id.map(|slot| slot.to_le_bytes().to_vec());

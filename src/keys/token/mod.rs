@@ -10,12 +10,12 @@ mod helper;
 mod keeper;
 mod mechanism;
 mod operation;
+mod trust;
 mod uri;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -89,7 +89,7 @@ impl Tokens {
     /// The provider for a key. Starts the module's helper; asks the token nothing.
     pub(super) fn provider(&self, uri: TokenUri, unlock: &Unlock, vault: &Path) -> Result<Token, KeyError> {
         let pin = uri::pin(&uri, unlock.pin.as_ref())?;
-        let module = trusted(&uri.module(), vault).map_err(|why| {
+        let module = trust::trusted(&uri.module(), vault).map_err(|why| {
             KeyError::Unreachable(format!("{uri}: module {}: {why}", uri.module().display()))
         })?;
         // Held while the helper is started, which asks no token anything.
@@ -111,28 +111,6 @@ impl Tokens {
         let kind = uri.mechanism.map_or_else(OnceLock::new, OnceLock::from);
         Ok(Token { channel, breaker, target, pin, kind, refused: Mutex::default(), uri })
     }
-}
-
-/// The module's real path. What a vault's config says is not authenticated yet when its module is loaded, so who can
-/// write the vault must not be able to put a module of his own in the way.
-fn trusted(path: &Path, vault: &Path) -> Result<PathBuf, String> {
-    let real = path.canonicalize().map_err(|e| e.to_string())?;
-    let meta = real.metadata().map_err(|e| e.to_string())?;
-    if !meta.is_file() {
-        return Err("it is no file".into());
-    }
-    let me = rustix::process::geteuid().as_raw();
-    if (meta.uid() != me && meta.uid() != 0) || meta.mode() & 0o022 != 0 {
-        return Err(format!(
-            "it is not loaded: others can change it (owner {}, mode {:04o})",
-            meta.uid(),
-            meta.mode() & 0o7777
-        ));
-    }
-    if vault.canonicalize().is_ok_and(|vault| real.starts_with(vault)) {
-        return Err("it is not loaded: it lies in the vault, which an attacker may have written".into());
-    }
-    Ok(real)
 }
 
 impl Token {

@@ -546,3 +546,39 @@ fn a_forged_blob_is_refused_alone() {
         mount.unmount();
     }
 }
+
+/// The backup commands open a vault by its token: with the vault at hand, by a snapshot, by the bucket alone.
+#[test]
+fn backups_are_opened_by_a_token() {
+    if !can_mount() {
+        return;
+    }
+    let Some(token) = Token::ours(&[]) else { return };
+    let vault = token.vault(&token.uri(), &[]);
+    let mount = token.mount(&vault, "");
+    fs::write(mount.path("f"), pattern(100_000, 1)).unwrap();
+    mount.unmount();
+    let home = token.dir.path();
+    let [repo, key, cache, back, point] =
+        ["repo", "backup.key", "cache", "back", "point"].map(|name| text(&home.join(name)).to_owned());
+    let backup = |args: &[&str]| {
+        let by = ["--key-file", key.as_str(), "--cache-dir", cache.as_str()];
+        token.command(&[&["backup"], args, &by].concat())
+    };
+    run(&mut backup(&["init", text(&vault.dir), &repo]));
+    run(&mut backup(&["run", text(&vault.dir), &repo]));
+    run(&mut backup(&["verify", "--deep", &repo]));
+    run(&mut backup(&["restore", "--vault-key", &repo, &back]));
+    run(&mut token.command(&["check", &back]));
+    fs::create_dir(&point).unwrap();
+    // Ends with this test, also where that fails.
+    let mut shown = Command::new("setpriv");
+    shown.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_envelopefs")]);
+    let wanted = backup(&["mount", &repo, &point]);
+    shown.args(wanted.get_args()).envs(wanted.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut shown = shown.stdout(Stdio::null()).spawn().unwrap();
+    let file = Path::new(&point).join("f");
+    eventually("the snapshot", || fs::read(&file).is_ok_and(|read| read == pattern(100_000, 1)));
+    run(&mut envelopefs(["umount", &point]));
+    assert!(shown.wait().unwrap().success());
+}

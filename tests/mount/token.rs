@@ -162,6 +162,35 @@ impl Token {
         self.tool(&[&["--token-label", self.label, "--login", "--pin", self.pin], args].concat());
     }
 
+    /// The module behind one of ours, whose `C_Encrypt` or `C_Decrypt` is other code: it can call `real` with its
+    /// arguments `s, in, n, out, m`. A result is asked for where `out` is not null.
+    fn behind(&self, name: &str, function: usize, body: &str) -> PathBuf {
+        let text = format!(
+            r#"
+            #include <dlfcn.h>
+            #include <unistd.h>
+            typedef unsigned long number;
+            typedef number (*call)(number, void *, number, void *, number *);
+            struct list {{ unsigned char version[2]; call functions[68]; }};
+            static struct list ours;
+            static call real;
+            static number changed(number s, void *in, number n, void *out, number *m) {{ {body} }}
+            number C_GetFunctionList(struct list **list) {{
+                struct list *theirs;
+                void *module = dlopen("{}", RTLD_NOW);
+                number (*get)(struct list **) = module ? dlsym(module, "C_GetFunctionList") : 0;
+                if (!get || get(&theirs)) return 5;
+                ours = *theirs;
+                real = ours.functions[{function}];
+                ours.functions[{function}] = changed;
+                *list = &ours;
+                return 0;
+            }}"#,
+            self.module.display()
+        );
+        compile(self.dir.path(), name, &text)
+    }
+
     fn uri_of(&self, object: &str, more: &str) -> String {
         let label = self.label.replace(' ', "%20");
         format!("pkcs11:token={label};object={object}?module-path={}{more}", self.module.display())
@@ -191,6 +220,18 @@ impl Token {
         let command: Vec<&str> = std::iter::once("env").chain(variables.iter().map(String::as_str)).collect();
         vault.mount_as(&command, options)
     }
+}
+
+/// Places in PKCS#11's list of functions.
+const C_ENCRYPT: usize = 30;
+const C_DECRYPT: usize = 34;
+
+/// A module of C code.
+fn compile(dir: &Path, name: &str, code: &str) -> PathBuf {
+    let [source, module] = ["c", "so"].map(|end| dir.join(format!("{name}.{end}")));
+    fs::write(&source, code).unwrap();
+    run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&module, &source]).arg("-ldl"));
+    module
 }
 
 /// What a command that must fail says.
@@ -458,13 +499,8 @@ fn slips_are_told() {
         |module: &Path| format!("pkcs11:token=our%20token;object=vault-key?module-path={}", module.display());
     // Modules that crash and hang, as some do.
     let bad = |name: &str, body: &str| {
-        let (code, module) = (dir.path().join(format!("{name}.c")), dir.path().join(format!("{name}.so")));
-        let text = format!(
-            "#include <stdlib.h>\n#include <unistd.h>\nlong C_GetFunctionList(void *l) {{ {body} }}\n"
-        );
-        fs::write(&code, text).unwrap();
-        run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&module, &code]));
-        module
+        let code = format!("#include <stdlib.h>\n#include <unistd.h>\nlong C_GetFunctionList(void *l) {{ {body} }}\n");
+        compile(dir.path(), name, &code)
     };
     let (crashing, hanging) = (bad("crashing", "abort();"), bad("hanging", "for (;;) pause();"));
     let libm = sh(Path::new("/"), "ldd /bin/sh | sed -n 's/.*=> \\(.*libc.so.6\\) .*/\\1/p'");
@@ -581,4 +617,30 @@ fn backups_are_opened_by_a_token() {
     eventually("the snapshot", || fs::read(&file).is_ok_and(|read| read == pattern(100_000, 1)));
     run(&mut envelopefs(["umount", &point]));
     assert!(shown.wait().unwrap().success());
+}
+
+/// A token that needs most of a second for each wrap: what it wraps in a few seconds suffices for a create.
+#[test]
+fn a_slow_token_gives_progress() {
+    if !can_mount() {
+        return;
+    }
+    let Some(mut token) = Token::softhsm() else { return };
+    let vault = token.vault(&token.uri(), &[]);
+    let slow = token.behind("slow", C_ENCRYPT, "if (out) usleep(700000); return real(s, in, n, out, m);");
+    token.env.push(("ENVELOPEFS_PKCS11_MODULE", text(&slow).to_owned()));
+    let mount = token.mount(&vault, "");
+    fs::write(mount.path("f"), pattern(5000, 1)).unwrap();
+    mount.unmount();
+}
+
+/// An error that tells nothing, once, is not taken for a blob that does not open.
+#[test]
+fn a_vague_error_is_asked_about() {
+    let Some(mut token) = Token::softhsm() else { return };
+    let vault = token.vault(&token.uri(), &[]);
+    let body = "static int calls; return calls++ ? real(s, in, n, out, m) : 5;";
+    let moody = token.behind("moody", C_DECRYPT, body);
+    token.env.push(("ENVELOPEFS_PKCS11_MODULE", text(&moody).to_owned()));
+    run(&mut token.command(&["check", text(&vault.dir)]));
 }

@@ -194,14 +194,14 @@ impl Token {
         }
     }
 
-    /// Wraps at most [`MAX_ITEMS`] keys.
+    /// Wraps at most [`MAX_ITEMS`] keys, in order; a slow token fewer, but one at least.
     fn wrap_some(&self, items: Vec<(Secret<32>, Vec<u8>)>) -> Result<Vec<Wrapped>, KeyError> {
         let kind = self.kind()?;
         let count = items.len();
         let request = Request::Wrap { target: self.target, mechanism: kind.code(), items };
         match self.ask(&request)? {
             Answer::Wrapped(blobs)
-                if blobs.len() == count
+                if (1..=count).contains(&blobs.len())
                     && blobs.iter().all(|blob| mechanism::decode(kind, blob).is_some()) =>
             {
                 Ok(blobs.into_iter().map(Wrapped::Blob).collect())
@@ -236,7 +236,13 @@ impl Provider for Token {
             let keys: Vec<Secret<32>> = some.iter().map(|_| Secret::random()).collect();
             let items = keys.iter().zip(some).map(|(key, context)| (key.duplicate(), bytes(context)));
             match self.wrap_some(items.collect()) {
-                Ok(wrapped) => made.extend(keys.into_iter().map(DataKey).zip(wrapped)),
+                Ok(wrapped) => {
+                    let short = wrapped.len() < some.len();
+                    made.extend(keys.into_iter().map(DataKey).zip(wrapped));
+                    if short {
+                        break;
+                    }
+                }
                 Err(error) if made.is_empty() => return Err(error),
                 Err(_) => break,
             }
@@ -251,8 +257,10 @@ impl Provider for Token {
 
     fn wrap_each(&self, keys: &[(&Secret<32>, WrapContext)]) -> Result<Vec<Wrapped>, KeyError> {
         let mut all = Vec::with_capacity(keys.len());
-        for some in keys.chunks(MAX_ITEMS) {
-            let items = some.iter().map(|(key, context)| (key.duplicate(), bytes(context)));
+        // Each round wraps one key at least.
+        while let Some(rest) = keys.get(all.len()..).filter(|rest| !rest.is_empty()) {
+            let items = rest.iter().take(MAX_ITEMS);
+            let items = items.map(|(key, context)| (key.duplicate(), bytes(context)));
             all.extend(self.wrap_some(items.collect())?);
         }
         Ok(all)

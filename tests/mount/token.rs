@@ -503,6 +503,7 @@ fn slips_are_told() {
         compile(dir.path(), name, &code)
     };
     let (crashing, hanging) = (bad("crashing", "abort();"), bad("hanging", "for (;;) pause();"));
+    let late = bad("late", "sleep(5); abort();");
     let libm = sh(Path::new("/"), "ldd /bin/sh | sed -n 's/.*=> \\(.*libc.so.6\\) .*/\\1/p'");
     let vault = Vault::unmade();
     let init = |uri: &str| {
@@ -522,6 +523,8 @@ fn slips_are_told() {
         (by(Path::new(libm.trim())), "no PKCS#11 module"),
         (by(&crashing), "the PKCS#11 module crashed: it ended: signal: 6"),
         (by(&hanging), "did not answer in time"),
+        // Three tries, but not one after the other for all of their time.
+        (by(&late), "did not answer in time"),
         (by(&wide), "others can change it"),
         (format!("{}&pin-source=file:{}", token.uri(), pin.display()), "chmod 600"),
         (format!("{}&pin-value=user:password", token.uri()), "does not belong into a URI"),

@@ -19,8 +19,10 @@ use zeroize::Zeroizing;
 use super::keeper::{KEEPER, program};
 use super::wire::{Answer, MAX_MESSAGE, Request};
 
-/// Time for a request: what an `open` waits at most.
-const DEADLINE: Duration = Duration::from_secs(8);
+/// Time for a request with all its tries: what an `open` waits at most.
+pub(super) const DEADLINE: Duration = Duration::from_secs(8);
+/// A helper that said nothing for this long while it was asked is ended.
+const SILENCE: Duration = Duration::from_secs(4);
 /// Requests that are under way at once; those beyond wait their turn.
 const IN_FLIGHT: usize = 16;
 /// Tells our own module which HSM it is for.
@@ -96,15 +98,15 @@ impl Channel {
         })
     }
 
-    /// One request and its answer.
-    pub(super) fn ask(&self, request: &Request) -> Result<Answer, Lost> {
+    /// One request and its answer, which comes until a time or not at all.
+    pub(super) fn ask(&self, request: &Request, until: Instant) -> Result<Answer, Lost> {
         let asked = Instant::now();
-        let until = asked + DEADLINE;
         let id = self.admit(until)?;
         let outcome = self.send(request, id, until).and_then(|()| self.wait(id, until));
         let mut state = self.state.lock();
         state.flying.remove(&id);
-        let silent = state.heard.is_none_or(|heard| heard < asked);
+        // A last try may have had a moment only.
+        let silent = asked.elapsed() >= SILENCE && state.heard.is_none_or(|heard| heard < asked);
         drop(state);
         self.changed.notify_all();
         if matches!(outcome, Err(Lost::Late)) && silent {

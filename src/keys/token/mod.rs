@@ -19,11 +19,12 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
-use self::channel::{Channel, Lost};
+use self::channel::{Channel, DEADLINE, Lost};
 use self::mechanism::Kind;
 use self::wire::{Answer, Fault, MAX_ITEMS, Place, Reason, Request};
 use super::breaker::Breaker;
@@ -125,15 +126,17 @@ impl Token {
         outcome
     }
 
+    /// By as many helpers as it takes, within one deadline.
     fn tries(&self, request: &Request) -> Result<Answer, KeyError> {
+        let until = Instant::now() + DEADLINE;
         let mut died = String::new();
         for _ in 0..ATTEMPTS {
-            let answer = match self.channel.ask(request) {
+            let answer = match self.channel.ask(request, until) {
                 // A new helper knows no key yet.
                 Ok(Answer::NotOpen) => {
                     let place = self.uri.place.clone();
                     let open = Request::Open { target: self.target, place, pin: self.pin.clone() };
-                    self.channel.ask(&open).and_then(|_| self.channel.ask(request))
+                    self.channel.ask(&open, until).and_then(|_| self.channel.ask(request, until))
                 }
                 other => other,
             };

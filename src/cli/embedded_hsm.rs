@@ -13,10 +13,9 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::error::CliError;
-use super::guardian::program;
-use crate::crypto::random;
+use crate::backup::new_password;
 use crate::hsm::{Address, Appliance, Cost, Manager, NewKey, Protection, Role};
-use crate::keys::token;
+use crate::keys::token::{self, program};
 
 /// The crypto user of the vaults, and the label of their key.
 const NAME: &str = "envelopefs";
@@ -117,7 +116,8 @@ fn create(dir: &Path) -> Result<(), CliError> {
     Appliance::create(dir, &Protection::KeyFile, Cost::SLOW).map_err(hsm)?;
     let address: Address = host(dir)?.parse().map_err(CliError::Usage)?;
     let manager = Manager::new(address, None).map_err(hsm)?;
-    let (admin, user) = (password(), password());
+    let password = || new_password().map_err(CliError::io(dir));
+    let (admin, user) = (password()?, password()?);
     write(&dir.join(ADMIN_FILE), &admin)?;
     manager.activate(&admin).map_err(hsm)?;
     manager.login("admin", Role::Admin, &admin).map_err(hsm)?;
@@ -129,13 +129,6 @@ fn create(dir: &Path) -> Result<(), CliError> {
     manager.logout().map_err(hsm)?;
     // Last: with it the HSM is complete.
     write(&dir.join(PIN_FILE), &Zeroizing::new(format!("{NAME}:{}", user.as_str())))
-}
-
-/// 128 random bits in hex.
-fn password() -> Zeroizing<String> {
-    let bytes = Zeroizing::new(random::array::<16>());
-    let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n & 15)]);
-    Zeroizing::new(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect())
 }
 
 fn write(path: &Path, text: &Zeroizing<String>) -> Result<(), CliError> {

@@ -19,7 +19,6 @@ use zeroize::Zeroizing;
 
 use super::mechanism::{self, Kind};
 use super::operation;
-use super::uri::hex;
 use super::wire::{Answer, Fault, Place, Reason, Request};
 
 /// Keys that one helper knows: more than a vault has.
@@ -464,7 +463,7 @@ impl Open {
                 found.push(Key { handle, id, is_rsa });
             }
         }
-        let named = in_words(place);
+        let named = place.key_in_words();
         match found.len() {
             1 => found.pop().ok_or_else(|| Trouble::denied("no key")),
             0 if !others.is_empty() => Err(Trouble::denied(format!(
@@ -476,21 +475,12 @@ impl Open {
                 format!("the token has no AES or RSA key {named} that this user sees"),
             ))),
             n => {
-                let ids: Vec<_> = found.iter().map(|key| hex(&key.id)).collect();
+                let ids: Vec<_> = found.iter().map(|key| hex::encode(&key.id)).collect();
                 let text =
                     format!("the token has {n} keys {named} (ids {}); name one with id=", ids.join(", "));
                 Err(Trouble::denied(text))
             }
         }
-    }
-}
-
-fn in_words(place: &Place) -> String {
-    match (&place.object, &place.id) {
-        (Some(label), None) => format!("labelled {label:?}"),
-        (Some(label), Some(id)) => format!("labelled {label:?} with id {}", hex(id)),
-        (None, Some(id)) => format!("with id {}", hex(id)),
-        (None, None) => "without a name".into(),
     }
 }
 

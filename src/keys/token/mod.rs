@@ -34,7 +34,7 @@ use crate::format::header::Wrapped;
 use crate::kms::canonical;
 
 pub use helper::helper;
-pub use keeper::{HELPER, KEEPER, keeper};
+pub use keeper::{HELPER, KEEPER, keeper, program};
 pub(super) use uri::SCHEME;
 pub use uri::{MODULE_ENV, TokenUri, needs_pin, uri_of};
 
@@ -222,7 +222,7 @@ fn bytes(context: &WrapContext) -> Vec<u8> {
 impl Provider for Token {
     fn describe(&self) -> Result<KeyInfo, KeyError> {
         let (id, kind) = self.look()?;
-        let key_id = if id.is_empty() { self.uri.key() } else { uri::hex(&id) };
+        let key_id = if id.is_empty() { self.uri.place.key_in_words() } else { hex::encode(&id) };
         // A label may move to another key, which opens nothing that this one wrapped.
         let id = Some(id).filter(|id| !id.is_empty());
         let uri = TokenUri {

@@ -141,16 +141,6 @@ impl TokenUri {
         let given = std::env::var_os(MODULE_ENV).map(PathBuf::from);
         given.or_else(|| self.module.clone()).unwrap_or_default()
     }
-
-    /// The key in words, for messages.
-    pub(super) fn key(&self) -> String {
-        match (&self.place.object, &self.place.id) {
-            (Some(label), None) => format!("labelled {label:?}"),
-            (Some(label), Some(id)) => format!("labelled {label:?} with id {}", hex(id)),
-            (None, Some(id)) => format!("with id {}", hex(id)),
-            (None, None) => String::new(),
-        }
-    }
 }
 
 /// The one spelling that a volume config keeps.
@@ -201,11 +191,6 @@ fn escape(bytes: &[u8], also: &[u8]) -> String {
         }
     }
     out
-}
-
-/// Bytes in lowercase hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    hex::encode(bytes)
 }
 
 /// The URI of the secret key with a label in the only token of a module, its PIN in a file.

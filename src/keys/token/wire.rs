@@ -169,6 +169,16 @@ impl Place {
         Self { object: None, id: None, kind: None, ..self.clone() }
     }
 
+    /// The key, for messages.
+    pub(super) fn key_in_words(&self) -> String {
+        match (&self.object, &self.id) {
+            (Some(label), None) => format!("labelled {label:?}"),
+            (Some(label), Some(id)) => format!("labelled {label:?} with id {}", hex::encode(id)),
+            (None, Some(id)) => format!("with id {}", hex::encode(id)),
+            (None, None) => "without a name".into(),
+        }
+    }
+
     fn encode(&self, writer: Writer) -> Writer {
         let text = |text: &Option<String>| text.as_ref().map(|t| t.as_bytes().to_vec());
         let slot = self.slot_id.map(|slot| slot.to_le_bytes().to_vec());

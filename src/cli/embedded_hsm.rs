@@ -7,7 +7,7 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
 
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
@@ -33,11 +33,14 @@ struct Hosted {
     child: Child,
     pipe: Option<ChildStdin>,
     address: String,
+    /// What it has to say, until somebody listens.
+    said: Option<BufReader<ChildStderr>>,
 }
 
 impl Drop for Hosted {
-    /// Its stdin's end is its own.
+    /// Its stdin's end is its own. It does not wait for a reader meanwhile.
     fn drop(&mut self) {
+        self.said = None;
         self.pipe = None;
         let _ = self.child.wait();
     }
@@ -48,7 +51,7 @@ pub(super) fn default_dir() -> Option<PathBuf> {
     super::store::default_dir().map(|kms| kms.with_file_name("hsm"))
 }
 
-/// Runs the HSM in a directory until [`end`] or this process's end; gives its address.
+/// Runs the HSM in a directory until [`end`] or this process's end; gives its address. [`listen`] is to be called soon.
 pub(super) fn host(dir: &Path) -> Result<String, CliError> {
     let mut hosted = HOSTED.lock();
     if let Some(hosted) = &*hosted {
@@ -69,7 +72,7 @@ pub(super) fn host(dir: &Path) -> Result<String, CliError> {
         .map_err(CliError::io(Path::new("/proc/self/exe")))?;
     let pipe = child.stdin.take();
     let (out, err) = (child.stdout.take(), child.stderr.take());
-    let new = Hosted { child, pipe, address: address.clone() };
+    let mut new = Hosted { child, pipe, address: address.clone(), said: None };
     let mut line = String::new();
     if let Some(out) = out {
         BufReader::new(out).read_line(&mut line).map_err(CliError::io(&dir))?;
@@ -83,12 +86,19 @@ pub(super) fn host(dir: &Path) -> Result<String, CliError> {
              ENVELOPEFS_HSM={address} instead of --embedded-hsm)"
         )));
     }
-    // What it has to say goes into our log; unread, it would keep the HSM waiting.
-    let log = std::thread::Builder::new().name("efs-hsm-log".to_owned());
-    log.spawn(move || err.lines().map_while(Result::ok).for_each(|line| log::info!("hsm: {line}")))
-        .map_err(CliError::io(&dir))?;
+    new.said = Some(err);
     *hosted = Some(new);
     Ok(address)
+}
+
+/// Puts what it has to say into our log: unread, that would keep it waiting once the pipe is full. Starts a thread, which
+/// has the rights of its start for ever: a daemon calls this in its sandbox.
+pub(super) fn listen() -> std::io::Result<()> {
+    let Some(said) = HOSTED.lock().as_mut().and_then(|hosted| hosted.said.take()) else { return Ok(()) };
+    let thread = std::thread::Builder::new().name("efs-hsm-log".to_owned());
+    thread
+        .spawn(move || said.lines().map_while(Result::ok).for_each(|line| log::info!("hsm: {line}")))
+        .map(drop)
 }
 
 /// Ends it, and waits for that: the next one who hosts it finds it free.

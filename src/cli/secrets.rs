@@ -105,6 +105,13 @@ impl KeyArgs {
 
     /// Hosts the embedded HSM, where one was asked for; gives its address.
     pub(super) fn host(&self) -> Result<Option<String>, CliError> {
+        let address = self.host_unheard()?;
+        embedded_hsm::listen().map_err(CliError::io(Path::new("the embedded HSM")))?;
+        Ok(address)
+    }
+
+    /// As [`KeyArgs::host`], but without a thread: what it says is listened to later.
+    pub(super) fn host_unheard(&self) -> Result<Option<String>, CliError> {
         self.hsm_dir()?.map(|dir| embedded_hsm::host(&dir)).transpose()
     }
 

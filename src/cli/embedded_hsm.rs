@@ -3,13 +3,17 @@
 //!
 //! What that gives up stands in docs/HSM.md: who has this user's files has the keys.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{FdFlags, fcntl_setfd};
 use zeroize::Zeroizing;
 
 use super::error::CliError;
@@ -23,6 +27,10 @@ const NAME: &str = "envelopefs";
 const ADMIN_FILE: &str = "admin";
 /// Holds the user's PIN, mode 0600.
 const PIN_FILE: &str = "pin";
+/// Ends the name of one that is being made; it begins with a dot.
+const UNFINISHED: &str = ".unfinished";
+/// How long the HSM of a making that was killed may take to end.
+const ENDS: Duration = Duration::from_secs(10);
 /// What the module is called, beside the program.
 const MODULE: &str = "libenvelopefs.so";
 
@@ -118,11 +126,76 @@ pub(super) fn prepare(dir: &Path) -> Result<String, CliError> {
     Ok(token::uri_of(NAME, &module, &pin))
 }
 
+/// Makes it beside its place, which it is given when it is whole: what an interrupted making leaves is no HSM of
+/// anybody, and the next one removes it.
 fn create(dir: &Path) -> Result<(), CliError> {
-    let hsm = |e: crate::hsm::HsmError| CliError::Hsm(Box::new(e));
-    if let Some(parent) = dir.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(CliError::io(parent))?;
+    let place = std::path::absolute(dir).map_err(CliError::io(dir))?;
+    // Where links lead.
+    let place = place.canonicalize().unwrap_or(place);
+    let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
+        return Err(CliError::Usage(format!("{}: it cannot be the directory of an HSM", dir.display())));
+    };
+    if std::fs::read_dir(&place).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(CliError::Usage(format!(
+            "{}: it holds something, but no embedded HSM: its file {PIN_FILE} is missing. Bring that back from a backup, \
+             or give another directory",
+            dir.display()
+        )));
     }
+    DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(CliError::io(parent))?;
+    let mut unfinished = OsString::from(".");
+    unfinished.push(name);
+    unfinished.push(UNFINISHED);
+    let new = parent.join(unfinished);
+    let alone = clear(&new)?;
+    fill(&new)?;
+    end();
+    std::fs::rename(&new, &place).map_err(CliError::io(&place))?;
+    drop(alone);
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(CliError::io(parent))
+}
+
+/// An empty directory for the making, for this process and the HSM that it starts as long as the result lives.
+fn clear(new: &Path) -> Result<File, CliError> {
+    match DirBuilder::new().mode(0o700).create(new) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(CliError::Io(new.to_owned(), e)),
+        _ => {}
+    }
+    let alone = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(new)
+        .map_err(CliError::io(new))?;
+    // The HSM of a making that was killed holds the lock, too, and ends by itself.
+    let until = Instant::now() + ENDS;
+    while flock(&alone, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() >= until {
+            return Err(CliError::Usage(format!("{}: another command makes this HSM just now", new.display())));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let held = alone.metadata().map_err(CliError::io(new))?;
+    if !std::fs::symlink_metadata(new).is_ok_and(|meta| meta.ino() == held.ino()) {
+        return Err(CliError::Usage("another command has made this HSM meanwhile: try again".into()));
+    }
+    fcntl_setfd(&alone, FdFlags::empty()).map_err(|e| CliError::Io(new.to_owned(), e.into()))?;
+    let remove = || {
+        for entry in std::fs::read_dir(new)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => std::fs::remove_dir_all(entry.path())?,
+                false => std::fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
+    };
+    remove().map_err(CliError::io(new))?;
+    Ok(alone)
+}
+
+/// The HSM with its users and key.
+fn fill(dir: &Path) -> Result<(), CliError> {
+    let hsm = |e: crate::hsm::HsmError| CliError::Hsm(Box::new(e));
     Appliance::create(dir, &Protection::KeyFile, Cost::SLOW).map_err(hsm)?;
     let address: Address = host(dir)?.parse().map_err(CliError::Usage)?;
     let manager = Manager::new(address, None).map_err(hsm)?;
@@ -137,7 +210,6 @@ fn create(dir: &Path) -> Result<(), CliError> {
     let attributes = ["id=0x01", "encrypt=true", "decrypt=true"].map(str::to_owned);
     manager.key_generate(NewKey::Aes(32), NAME, "", &attributes).map_err(hsm)?;
     manager.logout().map_err(hsm)?;
-    // Last: with it the HSM is complete.
     write(&dir.join(PIN_FILE), &Zeroizing::new(format!("{NAME}:{}", user.as_str())))
 }
 

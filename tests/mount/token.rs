@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
+use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -460,6 +461,38 @@ fn an_embedded_hsm_needs_no_ceremony() {
         );
     }
     run(&mut init(&other, &by_name));
+}
+
+/// The making of an embedded HSM that is killed at any time leaves what the next one makes whole; what is no embedded
+/// HSM is told to be none.
+#[test]
+fn an_embedded_hsm_is_made_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let hsm = dir.path().join("hsm");
+    let init = |name: &str| {
+        let at = dir.path().join(name);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_envelopefs"), "init"]);
+        command.arg(format!("--embedded-hsm={}", hsm.display())).arg(at);
+        command.env("ENVELOPEFS_PKCS11_MODULE", our_module()).stdin(Stdio::null());
+        command
+    };
+    let begun = Instant::now();
+    run(&mut init("first"));
+    let all = begun.elapsed();
+    fs::remove_dir_all(&hsm).unwrap();
+    for part in 1..8 {
+        let mut killed = init("killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(all * part / 8);
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let _ = fs::remove_dir_all(dir.path().join("killed"));
+        assert_eq!(hsm.exists(), hsm.join("pin").exists(), "after {part} eighths");
+    }
+    run(&mut init("last"));
+    assert!(!dir.path().join(".hsm.unfinished").exists());
+    fs::remove_file(hsm.join("pin")).unwrap();
+    assert!(refusal(&mut init("other")).contains("its file pin is missing"));
 }
 
 /// A token joins a vault of another provider, and takes it over.

@@ -151,10 +151,14 @@ impl KeyArgs {
         let Some(uri) = uris.iter().map(AsRef::as_ref).find(|uri| token::needs_pin(uri)) else {
             return Ok(None);
         };
-        match given_pin()? {
-            Some(pin) => Ok(Some(pin)),
-            None => prompt(&format!("PIN for {uri}: ")),
+        let (from, pin) = match given_pin()? {
+            Some(pin) => (format!("{} for {uri}", token::PIN_ENV), Some(pin)),
+            None => (uri.to_owned(), prompt(&format!("PIN for {uri}: "))?),
+        };
+        if let Some(pin) = &pin {
+            token::check_pin(pin).map_err(|why| CliError::Secret(format!("{from}: {why}")))?;
         }
+        Ok(pin)
     }
 
     /// What opens a vault without asking; `None` when that would need a passphrase that was not given.

@@ -575,6 +575,11 @@ fn slips_are_told() {
         assert!(said.contains("CKR_PIN_INCORRECT") || said.contains("CKR_PIN_LOCKED"), "{said}");
     }
     assert!(init(&token.uri()).contains("CKR_PIN_LOCKED"));
+    for (pin, word) in [(String::new(), "the PIN is empty"), ("7".repeat(5000), "the PIN has 5000 bytes")] {
+        let args = ["init", text(&vault.dir), "--key-uri", &token.uri()];
+        let said = refusal(token.command(&args).env("ENVELOPEFS_PIN", pin));
+        assert!(said.contains(word) && said.contains("ENVELOPEFS_PIN for pkcs11:"), "{said}");
+    }
     let said = refusal(
         token.command(&["init", text(&vault.dir), "--key-uri", &token.uri()]).env_remove("ENVELOPEFS_PIN"),
     );

@@ -36,7 +36,7 @@ use crate::kms::canonical;
 pub use helper::helper;
 pub use keeper::{HELPER, KEEPER, keeper, program};
 pub(super) use uri::SCHEME;
-pub use uri::{MODULE_ENV, TokenUri, needs_pin, uri_of};
+pub use uri::{MODULE_ENV, TokenUri, check_pin, needs_pin, uri_of};
 
 /// Holds the PIN where the URI names no file for it.
 pub const PIN_ENV: &str = "ENVELOPEFS_PIN";

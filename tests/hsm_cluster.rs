@@ -131,7 +131,10 @@ fn a_load_through_the_module_survives_the_loss_of_each_member() {
         load.goes_on();
         let other = (lost + 1) % 3;
         let late = format!("late{lost}");
-        let made = members[other].manager("admin", Role::Admin, ADMIN).user_create(&late, Role::CryptoUser, PASSWORD).expect("a user");
+        let made = members[other]
+            .manager("admin", Role::Admin, ADMIN)
+            .user_create(&late, Role::CryptoUser, PASSWORD)
+            .expect("a user");
         assert_eq!(made["cluster-coverage"], "inconsistent", "{made}");
         let health = members[other].health().expect("its health");
         assert!(health["members"].to_string().contains(&format!("user {late}")), "{health}");

@@ -170,7 +170,10 @@ fn clear(new: &Path) -> Result<File, CliError> {
     let until = Instant::now() + ENDS;
     while flock(&alone, FlockOperation::NonBlockingLockExclusive).is_err() {
         if Instant::now() >= until {
-            return Err(CliError::Usage(format!("{}: another command makes this HSM just now", new.display())));
+            return Err(CliError::Usage(format!(
+                "{}: another command makes this HSM just now",
+                new.display()
+            )));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

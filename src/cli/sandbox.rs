@@ -80,7 +80,9 @@ fn others() -> Vec<String> {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let others = threads.filter(|thread| *thread.file_name() != *this);
     others
-        .map(|thread| std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default().trim().to_owned())
+        .map(|thread| {
+            std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default().trim().to_owned()
+        })
         .collect()
 }
 

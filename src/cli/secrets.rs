@@ -53,14 +53,21 @@ impl KeyArgs {
         })
     }
 
-    /// What opens a vault; asks at the terminal when the store has a passphrase and none was given.
+    /// What opens a vault; asks at the terminal for the passphrase of the store, or for the PIN of the token that seals
+    /// it, where it has one and none was given.
     pub(super) fn unlock(&self) -> Result<Unlock, CliError> {
         let recovery = self.recovery()?;
         let mut passphrase = self.given()?;
-        if passphrase.is_none() && recovery.is_none() && super::store::needs_passphrase(&self.store_dir()?) {
-            passphrase = prompt("Passphrase of the KMS store: ")?;
+        let mut pin = None;
+        if recovery.is_none() {
+            let dir = self.store_dir()?;
+            if passphrase.is_none() && super::store::needs_passphrase(&dir) {
+                passphrase = prompt("Passphrase of the KMS store: ")?;
+            }
+            let sealed_by: Vec<_> = super::store::token_uri(&dir).into_iter().collect();
+            pin = self.pin_for(&sealed_by)?;
         }
-        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, ..Unlock::default() })
+        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, pin, ..Unlock::default() })
     }
 
     /// As [`KeyArgs::unlock`], for one vault: asks for nothing where none of its keys is in the embedded KMS, and for
@@ -174,7 +181,11 @@ impl KeyArgs {
             return Ok(None);
         }
         let pin = given_pin()?;
-        if pin.is_none() && recovery.is_none() && uses.uris.iter().any(|uri| token::needs_pin(uri)) {
+        let mut uris = uses.uris;
+        if uses.store {
+            uris.extend(super::store::token_uri(&self.store_dir()?));
+        }
+        if pin.is_none() && recovery.is_none() && uris.iter().any(|uri| token::needs_pin(uri)) {
             return Ok(None);
         }
         Ok(Some(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, pin, hsm: self.host()? }))

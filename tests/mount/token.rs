@@ -535,7 +535,9 @@ fn slips_are_told() {
         |module: &Path| format!("pkcs11:token=our%20token;object=vault-key?module-path={}", module.display());
     // Modules that crash and hang, as some do.
     let bad = |name: &str, body: &str| {
-        let code = format!("#include <stdlib.h>\n#include <unistd.h>\nlong C_GetFunctionList(void *l) {{ {body} }}\n");
+        let code = format!(
+            "#include <stdlib.h>\n#include <unistd.h>\nlong C_GetFunctionList(void *l) {{ {body} }}\n"
+        );
         compile(dir.path(), name, &code)
     };
     let (crashing, hanging) = (bad("crashing", "abort();"), bad("hanging", "for (;;) pause();"));
@@ -687,4 +689,62 @@ fn a_vague_error_is_asked_about() {
     let moody = token.behind("moody", C_DECRYPT, body);
     token.env.push(("ENVELOPEFS_PKCS11_MODULE", text(&moody).to_owned()));
     run(&mut token.command(&["check", text(&vault.dir)]));
+}
+
+/// The root key of a KMS store in a token: vaults and commands open the store by it, a server does, and it can be moved
+/// there and back. Another token does not open it, and a token that is away is told to be away.
+#[test]
+fn a_token_seals_a_kms_store() {
+    if !can_mount() {
+        return;
+    }
+    for mut token in [Token::ours(&[]), Token::softhsm()].into_iter().flatten() {
+        let vault = Vault::unmade();
+        let kms = ["--kms-dir", text(&vault.kms)];
+        let command = |token: &Token, args: &[&str]| token.command(&[args, &kms].concat());
+        token.new_key("other-key", "07");
+        run(&mut command(&token, &["kms", "init", "--kms-key-uri", &token.uri()]));
+        let root = fs::read_to_string(vault.kms.join("root.toml")).unwrap();
+        assert!(root.contains("protection = \"token\"") && root.contains("mechanism=aes-gcm"), "{root}");
+        assert!(!root.contains(token.pin), "{root}");
+        run(&mut command(&token, &["kms", "create-key", "--alias", "alias/payroll"]));
+        let uri = "kms:embedded/alias/payroll";
+        run(&mut command(&token, &["init", text(&vault.dir), "--key-uri", uri]));
+        let pin = format!("ENVELOPEFS_PIN={}", token.pin);
+        let variables: Vec<String> = token.env().map(|(name, value)| format!("{name}={value}")).collect();
+        let env: Vec<&str> = ["env", &pin].into_iter().chain(variables.iter().map(String::as_str)).collect();
+        let mount = vault.mount_as(&env, &format!("kms-dir={}", vault.kms.display()));
+        fs::write(mount.path("f"), pattern(5000, 1)).unwrap();
+        assert!(helpers(mount.daemon_id()).is_empty(), "the helper stays though the store is open");
+        mount.unmount();
+        // By another key, by none, by a URI given instead.
+        let listen = format!("unix:{}", token.dir.path().join("kms.sock").display());
+        let serve = |uri: &str| command(&token, &["kms", "serve", "--listen", &listen, "--kms-key-uri", uri]);
+        let why = refusal(&mut serve(&token.uri_of("other-key", "")));
+        assert!(why.contains("did not wrap for the KMS store"), "{why}");
+        let why = refusal(command(&token, &["kms", "list-keys"]).env("ENVELOPEFS_PIN", ""));
+        assert!(why.contains("the PIN is empty"), "{why}");
+        let mut server = serve(&token.uri());
+        let mut server = server.stdout(Stdio::null()).spawn().unwrap();
+        eventually("the server", || vault.kms.join("control.sock").exists());
+        run(&mut command(&token, &["kms", "list-keys"]));
+        let pid = rustix::process::Pid::from_child(&server);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(server.wait().unwrap().success());
+        // There and back.
+        run(&mut command(&token, &["kms", "passwd", "--key-file"]));
+        run(envelopefs(["check", text(&vault.dir)]).args(kms));
+        run(&mut command(&token, &["kms", "passwd", "--kms-key-uri", &token.uri_of("other-key", "")]));
+        run(&mut command(&token, &["check", text(&vault.dir)]));
+        if token.server.is_some() {
+            token.stop();
+            let output = command(&token, &["check", text(&vault.dir)]).output().unwrap();
+            assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+            token.start();
+        }
+        token.generate(&["--keypairgen", "--key-type", "rsa:2048", "--label", "pair", "--id", "02"]);
+        let why =
+            refusal(&mut command(&token, &["kms", "passwd", "--kms-key-uri", &token.uri_of("pair", "")]));
+        assert!(why.contains("take an AES key"), "{why}");
+    }
 }

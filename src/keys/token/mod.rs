@@ -10,6 +10,7 @@ mod helper;
 mod keeper;
 mod mechanism;
 mod operation;
+mod root;
 mod trust;
 mod uri;
 mod wire;
@@ -35,6 +36,7 @@ use crate::kms::canonical;
 
 pub use helper::helper;
 pub use keeper::{HELPER, KEEPER, keeper, program};
+pub use root::RootKeys;
 pub(super) use uri::SCHEME;
 pub use uri::{MODULE_ENV, TokenUri, check_pin, needs_pin, uri_of};
 
@@ -214,6 +216,26 @@ impl Token {
     }
 }
 
+impl Token {
+    fn wrap_one(&self, key: &Secret<32>, context: Vec<u8>) -> Result<Wrapped, KeyError> {
+        let wrapped = self.wrap_some(vec![(key.duplicate(), context)])?;
+        wrapped.into_iter().next().ok_or_else(|| self.odd())
+    }
+
+    fn unwrap_one(&self, blob: Vec<u8>, context: Vec<u8>) -> Result<Secret<32>, KeyError> {
+        let kind = self.kind()?;
+        // What no token made is not shown to any.
+        if mechanism::decode(kind, &blob).is_none() {
+            return Err(KeyError::Foreign);
+        }
+        let request = Request::Unwrap { target: self.target, mechanism: kind.code(), blob, context };
+        match self.ask(&request)? {
+            Answer::Unwrapped(key) => Ok(key),
+            _ => Err(self.odd()),
+        }
+    }
+}
+
 /// The associated data of a context.
 fn bytes(context: &WrapContext) -> Vec<u8> {
     canonical(&context.encryption_context()).expect("a context of ours is short and has no empty key")
@@ -254,8 +276,7 @@ impl Provider for Token {
     }
 
     fn wrap(&self, key: &Secret<32>, context: &WrapContext) -> Result<Wrapped, KeyError> {
-        let wrapped = self.wrap_some(vec![(key.duplicate(), bytes(context))])?;
-        wrapped.into_iter().next().ok_or_else(|| self.odd())
+        self.wrap_one(key, bytes(context))
     }
 
     fn wrap_each(&self, keys: &[(&Secret<32>, WrapContext)]) -> Result<Vec<Wrapped>, KeyError> {
@@ -271,17 +292,7 @@ impl Provider for Token {
 
     fn unwrap(&self, wrapped: &Wrapped, context: &WrapContext) -> Result<Secret<32>, KeyError> {
         let Wrapped::Blob(blob) = wrapped else { return Err(KeyError::Foreign) };
-        let kind = self.kind()?;
-        // What no token made is not shown to any.
-        if mechanism::decode(kind, blob).is_none() {
-            return Err(KeyError::Foreign);
-        }
-        let (blob, context) = (blob.clone(), bytes(context));
-        let request = Request::Unwrap { target: self.target, mechanism: kind.code(), blob, context };
-        match self.ask(&request)? {
-            Answer::Unwrapped(key) => Ok(key),
-            _ => Err(self.odd()),
-        }
+        self.unwrap_one(blob.clone(), bytes(context))
     }
 
     fn is_far(&self) -> bool {

@@ -212,9 +212,9 @@ impl Request {
             return None;
         }
         let writer = match self {
-            Self::Open { target, place, pin } => {
-                place.encode(Writer::new(room, id, 1).number(*target)).maybe(pin.as_ref().map(|pin| pin.as_bytes()))
-            }
+            Self::Open { target, place, pin } => place
+                .encode(Writer::new(room, id, 1).number(*target))
+                .maybe(pin.as_ref().map(|pin| pin.as_bytes())),
             Self::Describe { target, mechanism } => {
                 Writer::new(room, id, 2).number(*target).maybe(mechanism.as_ref().map(std::slice::from_ref))
             }
@@ -298,7 +298,9 @@ impl Answer {
         let room = self.len();
         let writer = match self {
             Self::Opened => Writer::new(room, id, 1),
-            Self::Described { id: key, mechanism } => Writer::new(room, id, 2).bytes(key).bytes(&[*mechanism]),
+            Self::Described { id: key, mechanism } => {
+                Writer::new(room, id, 2).bytes(key).bytes(&[*mechanism])
+            }
             Self::Wrapped(blobs) => {
                 let count = u32::try_from(blobs.len()).expect("at most MAX_ITEMS");
                 blobs.iter().fold(Writer::new(room, id, 3).number(count), |writer, blob| writer.bytes(blob))
@@ -308,7 +310,9 @@ impl Answer {
             Self::Failed(fault) => {
                 Writer::new(room, id, 6).bytes(&[fault.reason as u8]).bytes(fault.text.as_bytes())
             }
-            Self::Died(why) => Writer::new(room, id, 7).bytes(&why.as_bytes()[..why.floor_char_boundary(MAX_TEXT)]),
+            Self::Died(why) => {
+                Writer::new(room, id, 7).bytes(&why.as_bytes()[..why.floor_char_boundary(MAX_TEXT)])
+            }
         };
         writer.0
     }

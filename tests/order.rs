@@ -14,7 +14,7 @@ use std::process::Command;
 
 use envelopefs::fs::{Caller, Fs, Options};
 use envelopefs::keys::{DEFAULT_URI, Unlock, ensure_embedded_key, init_vault, open_vault};
-use envelopefs::kms::{Engine, Protection, reprotect};
+use envelopefs::kms::{Engine, Protection, RootSecrets, reprotect};
 use fs_support::{ROOT, TOP, put};
 
 const ROLE: &str = "ENVELOPEFS_TEST_ROLE";
@@ -253,9 +253,11 @@ fn plays_a_role() {
             }
         }
         "passwd" => {
-            reprotect(&kms, None, &Protection::Passphrase("secret".to_owned().into())).unwrap();
+            reprotect(&kms, &RootSecrets::default(), &Protection::Passphrase("secret".to_owned().into()))
+                .unwrap();
             acknowledge("passphrase");
-            reprotect(&kms, Some("secret"), &Protection::KeyFile).unwrap();
+            reprotect(&kms, &RootSecrets { passphrase: Some("secret"), tokens: None }, &Protection::KeyFile)
+                .unwrap();
             acknowledge("key file");
         }
         "fs" => {

@@ -69,7 +69,7 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
         return show_ciphertext(plan, guardian, blocked, life, &nowhere);
     }
     // Before the sandbox, in which no process is started.
-    let unlock = Unlock { hsm: plan.options.key.host()?, ..unlock.clone() };
+    let unlock = Unlock { hsm: plan.options.key.host_unheard()?, ..unlock.clone() };
     let fs = Arc::new(open(plan, &unlock)?);
     let mounted = fuse::mount(Arc::clone(&fs), &plan.mount_point, &mount_config(plan, fs.keyring().is_far()))
         .map_err(|e| CliError::Mount(plan.mount_point.clone(), e))?;
@@ -78,6 +78,7 @@ pub(super) fn run(plan: &Plan, unlock: &Unlock, life: Life) -> Result<Exit, CliE
     // Mounts of several hosts keep nothing in a journal, and would take each other's socket away.
     let control = if plan.options.shared { None } else { control::bind(&plan.vault) };
     enter_sandbox(plan, Some(fs.keyring()), mounted.transport())?;
+    embedded_hsm::listen().map_err(CliError::io(Path::new("the embedded HSM")))?;
     control::serve(control, &fs);
     let wishes = signals::listen(blocked).map_err(CliError::io(Path::new("signals")))?;
     report_ready(life, &nowhere).map_err(CliError::io(Path::new("stdout")))?;
@@ -201,8 +202,10 @@ fn enter_sandbox(plan: &Plan, keyring: Option<&keys::Keyring>, transport: Transp
     // A umask of its own needs no file; what /proc/self/fd leads to is allowed by its own path.
     let mut readable = vec![PathBuf::from("/proc/self")];
     let mut ports = keyring.map_or_else(Vec::new, keys::Keyring::ports);
-    if let Some(keyring) = keyring.filter(|_| !ports.is_empty()) {
+    if !ports.is_empty() {
         network::add(&mut readable, &mut ports);
+    }
+    if let Some(keyring) = keyring {
         // Its threads were started with all the rights of this process.
         keyring.settle();
     }

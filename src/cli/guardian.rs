@@ -11,6 +11,7 @@ use crossbeam::channel::{Receiver, bounded};
 use super::exit::Exit;
 use super::{signals, umount};
 use crate::fuse::{DeviceNumber, mountinfo};
+use crate::keys::token::program;
 
 /// First argument of the process. It is no command: help, completions and man pages do not know it.
 pub(super) const NAME: &str = "guardian";
@@ -79,14 +80,6 @@ impl Guardian {
     pub(super) fn unmount(&mut self) -> io::Result<()> {
         self.say("unmount")
     }
-}
-
-/// This program's file, for starting it again: by its name, so that `ps` shows it, while that still leads to it.
-pub(super) fn program() -> PathBuf {
-    std::env::current_exe()
-        .ok()
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
 /// The process itself.

@@ -15,7 +15,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::mount_options::MountOptions;
 use super::secrets;
-use super::{guardian, logging, mount_point};
+use super::{logging, mount_point};
 use crate::crypto::kernel;
 use crate::keys::{self, RecoveryKey, Unlock, token};
 
@@ -67,7 +67,7 @@ fn canonical_vault(dir: &Path) -> Result<PathBuf, CliError> {
 
 /// This program again, as the daemon: the same command line, the secrets through a pipe.
 fn start(argv: &[OsString], unlock: &Unlock) -> std::io::Result<Child> {
-    let mut child = Command::new(guardian::program())
+    let mut child = Command::new(token::program())
         .arg("mount")
         .arg("--daemon-child")
         .args(argv.iter().skip(2))

@@ -63,12 +63,27 @@ pub(super) fn enter(
     readable: &[&Path],
     needs: &Needs<'_>,
 ) -> Result<Active, SandboxError> {
+    for name in others() {
+        log::warn!("sandbox: the thread {name} runs already: it keeps its rights to files");
+    }
     harden::no_new_privileges();
     let status = landlock(writable, readable, needs.ports)?;
     for filter in seccomp::filters(needs.rings, !needs.ports.is_empty())? {
         seccompiler::apply_filter_all_threads(&filter)?;
     }
     Ok(Active { landlock: in_words(status.ruleset), seccomp: true })
+}
+
+/// Threads of this process beside this one.
+fn others() -> Vec<String> {
+    let this = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let others = threads.filter(|thread| *thread.file_name() != *this);
+    others
+        .map(|thread| {
+            std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default().trim().to_owned()
+        })
+        .collect()
 }
 
 fn in_words(status: RulesetStatus) -> &'static str {

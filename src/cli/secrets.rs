@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::embedded_hsm;
 use super::error::CliError;
+use crate::format::config::VolumeConfig;
 use crate::keys::{self, RecoveryKey, Unlock, token};
 
 /// The longest passphrase that is read.
@@ -52,14 +53,21 @@ impl KeyArgs {
         })
     }
 
-    /// What opens a vault; asks at the terminal when the store has a passphrase and none was given.
+    /// What opens a vault; asks at the terminal for the passphrase of the store, or for the PIN of the token that seals
+    /// it, where it has one and none was given.
     pub(super) fn unlock(&self) -> Result<Unlock, CliError> {
         let recovery = self.recovery()?;
         let mut passphrase = self.given()?;
-        if passphrase.is_none() && recovery.is_none() && super::store::needs_passphrase(&self.store_dir()?) {
-            passphrase = prompt("Passphrase of the KMS store: ")?;
+        let mut pin = None;
+        if recovery.is_none() {
+            let dir = self.store_dir()?;
+            if passphrase.is_none() && super::store::needs_passphrase(&dir) {
+                passphrase = prompt("Passphrase of the KMS store: ")?;
+            }
+            let sealed_by: Vec<_> = super::store::token_uri(&dir).into_iter().collect();
+            pin = self.pin_for(&sealed_by)?;
         }
-        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, ..Unlock::default() })
+        Ok(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, pin, ..Unlock::default() })
     }
 
     /// As [`KeyArgs::unlock`], for one vault: asks for nothing where none of its keys is in the embedded KMS, and for
@@ -72,6 +80,19 @@ impl KeyArgs {
     /// As [`KeyArgs::unlock_vault`], for work that adds a key to the vault.
     pub(super) fn unlock_vault_with(&self, vault: &Path, new: Option<&str>) -> Result<Unlock, CliError> {
         let unlock = self.asked(vault, new)?;
+        Ok(Unlock { hsm: self.host()?, ..unlock })
+    }
+
+    /// As [`KeyArgs::unlock_vault`], for vaults whose volume configs lie elsewhere: in a backup.
+    pub(super) fn unlock_configs<'a>(
+        &self,
+        configs: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Unlock, CliError> {
+        let mut uses = Uses::default();
+        for text in configs {
+            uses.add(VolumeConfig::parse(text).ok().map(|signed| signed.config));
+        }
+        let unlock = self.ask_for(uses, None)?;
         Ok(Unlock { hsm: self.host()?, ..unlock })
     }
 
@@ -91,12 +112,23 @@ impl KeyArgs {
 
     /// Hosts the embedded HSM, where one was asked for; gives its address.
     pub(super) fn host(&self) -> Result<Option<String>, CliError> {
+        let address = self.host_unheard()?;
+        embedded_hsm::listen().map_err(CliError::io(Path::new("the embedded HSM")))?;
+        Ok(address)
+    }
+
+    /// As [`KeyArgs::host`], but without a thread: what it says is listened to later.
+    pub(super) fn host_unheard(&self) -> Result<Option<String>, CliError> {
         self.hsm_dir()?.map(|dir| embedded_hsm::host(&dir)).transpose()
     }
 
     /// What opens a vault, without hosting anything.
     pub(super) fn asked(&self, vault: &Path, new: Option<&str>) -> Result<Unlock, CliError> {
-        let mut unlock = if uses_store(vault) || new.is_some_and(|uri| uri.starts_with(EMBEDDED)) {
+        self.ask_for(Uses::of(vault), new)
+    }
+
+    fn ask_for(&self, uses: Uses, new: Option<&str>) -> Result<Unlock, CliError> {
+        let mut unlock = if uses.store || new.is_some_and(|uri| uri.starts_with(EMBEDDED)) {
             self.unlock()?
         } else {
             if self.passphrase_file.is_some() || self.passphrase_fd.is_some() {
@@ -108,7 +140,7 @@ impl KeyArgs {
             let recovery = self.recovery()?;
             Unlock { kms_dir: self.kms_dir.clone(), passphrase: self.given()?, recovery, ..Unlock::default() }
         };
-        let mut uris = uris(vault);
+        let mut uris = uses.uris;
         if unlock.recovery.is_some() {
             // Who comes with the paper need not have the token.
             unlock.pin = given_pin()?;
@@ -126,25 +158,34 @@ impl KeyArgs {
         let Some(uri) = uris.iter().map(AsRef::as_ref).find(|uri| token::needs_pin(uri)) else {
             return Ok(None);
         };
-        match given_pin()? {
-            Some(pin) => Ok(Some(pin)),
-            None => prompt(&format!("PIN for {uri}: ")),
+        let (from, pin) = match given_pin()? {
+            Some(pin) => (format!("{} for {uri}", token::PIN_ENV), Some(pin)),
+            None => (uri.to_owned(), prompt(&format!("PIN for {uri}: "))?),
+        };
+        if let Some(pin) = &pin {
+            token::check_pin(pin).map_err(|why| CliError::Secret(format!("{from}: {why}")))?;
         }
+        Ok(pin)
     }
 
     /// What opens a vault without asking; `None` when that would need a passphrase that was not given.
     pub(super) fn unlock_quietly(&self, vault: &Path) -> Result<Option<Unlock>, CliError> {
         let passphrase = self.given()?;
         let recovery = self.recovery()?;
+        let uses = Uses::of(vault);
         if passphrase.is_none()
             && recovery.is_none()
-            && uses_store(vault)
+            && uses.store
             && super::store::needs_passphrase(&self.store_dir()?)
         {
             return Ok(None);
         }
         let pin = given_pin()?;
-        if pin.is_none() && recovery.is_none() && uris(vault).iter().any(|uri| token::needs_pin(uri)) {
+        let mut uris = uses.uris;
+        if uses.store {
+            uris.extend(super::store::token_uri(&self.store_dir()?));
+        }
+        if pin.is_none() && recovery.is_none() && uris.iter().any(|uri| token::needs_pin(uri)) {
             return Ok(None);
         }
         Ok(Some(Unlock { kms_dir: self.kms_dir.clone(), passphrase, recovery, pin, hsm: self.host()? }))
@@ -218,16 +259,26 @@ fn given_pin() -> Result<Option<Zeroizing<String>>, CliError> {
     }
 }
 
-/// The wrapping keys of a vault; none of one that does not open: opening it tells why.
-fn uris(vault: &Path) -> Vec<String> {
-    keys::read_config(vault)
-        .map_or_else(|_| Vec::new(), |config| config.keys.into_iter().map(|key| key.uri).collect())
+/// What the wrapping keys of a vault need.
+#[derive(Default)]
+struct Uses {
+    uris: Vec<String>,
+    /// Whether one of them is in the embedded KMS.
+    store: bool,
 }
 
-/// Whether a vault has a key in the embedded KMS. One that does not open has: opening it tells why.
-fn uses_store(vault: &Path) -> bool {
-    keys::read_config(vault)
-        .map_or(true, |config| config.keys.iter().any(|key| key.uri.starts_with(EMBEDDED)))
+impl Uses {
+    fn of(vault: &Path) -> Self {
+        let mut uses = Self::default();
+        uses.add(keys::read_config(vault).ok());
+        uses
+    }
+
+    /// A config that cannot be read counts as of the embedded KMS: opening it tells why it is none.
+    fn add(&mut self, config: Option<VolumeConfig>) {
+        self.store |= config.as_ref().is_none_or(|c| c.keys.iter().any(|key| key.uri.starts_with(EMBEDDED)));
+        self.uris.extend(config.into_iter().flat_map(|config| config.keys).map(|key| key.uri));
+    }
 }
 
 /// The first line without its end.

@@ -21,6 +21,11 @@ pub(super) fn needs_passphrase(dir: &Path) -> bool {
     matches!(kms::protection(dir), Ok(ProtectionKind::Passphrase))
 }
 
+/// The URI of the key in a token that the store is sealed by, where it is sealed so.
+pub(super) fn token_uri(dir: &Path) -> Option<String> {
+    kms::root_uri(dir).ok().flatten()
+}
+
 /// Makes what the key URI needs and does not find: the store, and for the default URI its key and alias. Another
 /// alias must exist: a slip in it would make a key that nobody meant. Gives what opens the store.
 pub(super) fn prepare(args: &InitArgs) -> Result<Unlock, CliError> {
@@ -68,6 +73,7 @@ fn say(dir: &Path, kind: ProtectionKind, new: bool) {
     let how = match kind {
         ProtectionKind::Passphrase => "by a passphrase",
         ProtectionKind::KeyFile => "by the key file root.key beside it (who reads both reads every key)",
+        ProtectionKind::Token => "by a key in a PKCS#11 token",
     };
     let made = if new { "made" } else { "found" };
     println!("KMS store {made}: {}, protected {how}", dir.display());
@@ -84,6 +90,7 @@ pub(super) fn exit_of(e: &(dyn std::error::Error + 'static)) -> Exit {
     }
     let Some(e) = e.downcast_ref::<KmsError>() else { return Exit::Failure };
     match e {
+        KmsError::Exception { code: "KeyUnavailableException", .. } => Exit::KeyUnavailable,
         KmsError::NotFound(_) | KmsError::NoStore(_) | KmsError::Busy { .. } => Exit::KeyUnavailable,
         KmsError::Disabled(_)
         | KmsError::InvalidState(_)

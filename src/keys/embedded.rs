@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::token::RootKeys;
 use super::uri::KeyUri;
 use super::{KeyError, KeyInfo, Provider, Unlock, WrapContext};
 use crate::crypto::{DataKey, Secret};
 use crate::format::header::Wrapped;
-use crate::kms::{self, Compact, Engine, KmsError};
+use crate::kms::{self, Compact, Engine, KmsError, RootSecrets};
 
 /// Wraps under one key of an embedded KMS.
 pub(super) struct Embedded {
@@ -74,8 +75,10 @@ pub fn ensure_embedded_key(uri: &str, unlock: &Unlock) -> Result<EnsuredKey, Key
 }
 
 fn open_engine(dir: &Path, unlock: &Unlock) -> Result<Engine, KeyError> {
-    let passphrase = unlock.passphrase.as_ref().map(|p| p.as_str());
-    Engine::open(dir, passphrase).and_then(Engine::watched).map_err(|e| key_error("kms:embedded", e))
+    let tokens = RootKeys::new(unlock.clone(), dir, None);
+    let by =
+        RootSecrets { passphrase: unlock.passphrase.as_ref().map(|p| p.as_str()), tokens: Some(&tokens) };
+    Engine::open_by(dir, &by).and_then(Engine::watched).map_err(|e| key_error("kms:embedded", e))
 }
 
 fn kms_dir(unlock: &Unlock) -> Result<PathBuf, KeyError> {
@@ -128,6 +131,10 @@ impl Provider for Embedded {
                 Secret::from_slice(&opened.plaintext).ok_or(KeyError::Foreign)
             }
         }
+    }
+
+    fn settle(&self) {
+        self.engine.end_threads();
     }
 
     fn wrapping_version(&self) -> Option<u16> {

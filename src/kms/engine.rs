@@ -19,7 +19,7 @@ use super::hsm::Clusters;
 use super::policy;
 use super::quota::{Buckets, Quotas};
 use super::records::{AliasRecord, KeyRecord, now_ms};
-use super::root::{self, Cost, Protection};
+use super::root::{self, Cost, Protection, RootSecrets};
 use super::seams::Observer;
 use super::state::{self, State};
 use super::store::{Fault, Stamp, Store};
@@ -115,9 +115,14 @@ impl Engine {
         Ok(Self::on(dir, key.expect("create_whole succeeds only when its closure did")))
     }
 
-    /// Opens a store. `passphrase` is used where its root key is sealed under one.
+    /// Opens a store whose root key is sealed under a key file or a passphrase.
     pub fn open(dir: &Path, passphrase: Option<&str>) -> Result<Self, KmsError> {
-        let key = root::unlock(dir, passphrase)?;
+        Self::open_by(dir, &RootSecrets { passphrase, tokens: None })
+    }
+
+    /// Opens a store.
+    pub fn open_by(dir: &Path, by: &RootSecrets<'_>) -> Result<Self, KmsError> {
+        let key = root::unlock(dir, by)?;
         let engine = Self::on(dir, key);
         engine.store.stamp()?;
         Ok(engine)
@@ -158,6 +163,13 @@ impl Engine {
     pub fn hold(mut self) -> Result<Self, KmsError> {
         self.store.hold()?;
         Ok(self)
+    }
+
+    /// Ends the threads of what observes it, until the next call.
+    pub fn end_threads(&self) {
+        if let Some(observer) = &self.observer {
+            observer.settle();
+        }
     }
 
     /// Where the store is.
@@ -372,7 +384,7 @@ pub(super) fn usable(record: &KeyRecord) -> Result<(), KmsError> {
     state::usable(record, state::stored(record))
 }
 
-/// Seals the root key of the store in `dir` anew, under another passphrase or a key file.
-pub fn reprotect(dir: &Path, passphrase: Option<&str>, new: &Protection) -> Result<(), KmsError> {
-    root::reprotect(dir, passphrase, new, Cost::default())
+/// Seals the root key of the store in `dir` anew, under another protection.
+pub fn reprotect(dir: &Path, by: &RootSecrets<'_>, new: &Protection) -> Result<(), KmsError> {
+    root::reprotect(dir, by, new, Cost::default())
 }

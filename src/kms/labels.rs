@@ -12,6 +12,8 @@ pub(super) const STORE_KEY: &[u8] = b"envelopefs/kms/v1/store";
 pub(super) const AUDIT_KEY: &[u8] = b"envelopefs/kms/v1/audit";
 /// Associated data of the sealed root key begins with this.
 pub(super) const ROOT_AD: &[u8] = b"envelopefs/kms/v1/root";
+/// What a token wraps for the root key is bound to begins with this.
+pub(super) const ROOT_TOKEN: &[u8] = b"envelopefs/kms/v1/root-token";
 /// Associated data of a sealed record begins with this.
 pub(super) const RECORD_AD: &[u8] = b"envelopefs/kms/v1/record";
 /// Associated data of a CiphertextBlob begins with this.

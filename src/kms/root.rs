@@ -1,15 +1,19 @@
-//! The root key: 32 random bytes that seal the store, themselves sealed under a passphrase or a key file.
+//! The root key: 32 random bytes that seal the store, themselves sealed under a passphrase, a key file, or a key that a
+//! PKCS#11 token wraps.
 //!
 //! `root.toml` says which, holds the sealed root key, and is bound to it as associated data, so no field of it can
-//! be changed. `root.key` (mode 0600) is for unattended use: who reads it and the store reads every key.
+//! be changed. `root.key` (mode 0600) is for unattended use: who reads it and the store reads every key. What a token is
+//! is not known here: a [`RootTokens`] finds its keys.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::context::push;
 use super::error::KmsError;
+use super::seams::{RootSealer, RootTokens};
 use super::{dir, hex, labels};
 use crate::crypto::{SealKey, Secret, derive, random};
 
@@ -24,6 +28,23 @@ pub enum Protection {
     Passphrase(Zeroizing<String>),
     /// Sealed under a random key in `root.key`, mode 0600, beside it.
     KeyFile,
+    /// Sealed under a random key that a token wraps.
+    Token(Arc<dyn RootSealer>),
+}
+
+/// What may open a root key; what its protection does not need is not used.
+#[derive(Clone, Copy, Default)]
+pub struct RootSecrets<'a> {
+    /// The passphrase.
+    pub passphrase: Option<&'a str>,
+    /// Where the keys of tokens are found.
+    pub tokens: Option<&'a dyn RootTokens>,
+}
+
+impl std::fmt::Debug for RootSecrets<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RootSecrets(..)")
+    }
 }
 
 impl std::fmt::Debug for Protection {
@@ -31,6 +52,7 @@ impl std::fmt::Debug for Protection {
         f.write_str(match self {
             Self::Passphrase(_) => "Passphrase(..)",
             Self::KeyFile => "KeyFile",
+            Self::Token(_) => "Token(..)",
         })
     }
 }
@@ -43,6 +65,8 @@ pub enum ProtectionKind {
     Passphrase,
     /// The key file beside it opens it.
     KeyFile,
+    /// The key of a PKCS#11 token opens it.
+    Token,
 }
 
 /// Price of one guess at the passphrase.
@@ -97,6 +121,16 @@ struct RootFile {
     sealed_root_key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     argon2id: Option<Argon2id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<TokenKey>,
+}
+
+/// A key of a token, and what it wrapped: the key that seals the root key.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenKey {
+    uri: String,
+    wrapped_key: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -119,17 +153,22 @@ pub fn protection(at: &Path) -> Result<ProtectionKind, KmsError> {
     Ok(read(at)?.protection)
 }
 
+/// The URI of the key that the store in `at` is sealed by, where that is one of a token. Not authenticated.
+pub fn root_uri(at: &Path) -> Result<Option<String>, KmsError> {
+    Ok(read(at)?.token.map(|token| token.uri))
+}
+
 /// Opens the root key; gives the key of the store's records.
-pub(super) fn unlock(at: &Path, passphrase: Option<&str>) -> Result<SealKey, KmsError> {
+pub(super) fn unlock(at: &Path, by: &RootSecrets<'_>) -> Result<SealKey, KmsError> {
     let file = read(at)?;
-    let root = open(at, &file, passphrase)?;
+    let root = open(at, &file, by)?;
     Ok(store_key(&root, file.store.as_bytes()))
 }
 
-/// Seals the root key anew, under another passphrase or the key file. Keys and blobs stay as they are.
+/// Seals the root key anew, under another protection. Keys and blobs stay as they are.
 pub(super) fn reprotect(
     at: &Path,
-    passphrase: Option<&str>,
+    by: &RootSecrets<'_>,
     new: &Protection,
     cost: Cost,
 ) -> Result<(), KmsError> {
@@ -138,7 +177,7 @@ pub(super) fn reprotect(
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
         .map_err(|e| KmsError::io(at)(e.into()))?;
     let file = read(at)?;
-    let root = open(at, &file, passphrase)?;
+    let root = open(at, &file, by)?;
     if file.protection == ProtectionKind::KeyFile && matches!(new, Protection::KeyFile) {
         return Ok(());
     }
@@ -166,14 +205,14 @@ fn write(
     protection: &Protection,
     cost: Cost,
 ) -> Result<(), KmsError> {
-    let (kind, argon2id, kek) = match protection {
+    let (kind, argon2id, token, kek) = match protection {
         Protection::Passphrase(phrase) if phrase.is_empty() => {
             return Err(KmsError::Validation("the passphrase is empty; give one of some length".into()));
         }
         Protection::Passphrase(phrase) => {
             let argon2id = Argon2id { salt: hex::encode(&random::array::<16>()), cost };
             let kek = stretch(at, phrase, &argon2id)?;
-            (ProtectionKind::Passphrase, Some(argon2id), kek)
+            (ProtectionKind::Passphrase, Some(argon2id), None, kek)
         }
         Protection::KeyFile => {
             let key = Secret::random();
@@ -183,7 +222,21 @@ fn write(
             text.push('\n');
             // First the key, then the file that needs it: a crash between leaves the old protection in force.
             dir::replace_private(at, KEY_FILE, text.as_bytes())?;
-            (ProtectionKind::KeyFile, None, SealKey::new(key))
+            (ProtectionKind::KeyFile, None, None, SealKey::new(key))
+        }
+        Protection::Token(sealer) => {
+            let key = Secret::random();
+            let context = token_context(store);
+            let wrapped = sealer.wrap(&key, &context)?;
+            // What does not come back would be missed when it is too late.
+            if sealer.unwrap(&wrapped, &context)?.expose() != key.expose() {
+                return Err(KmsError::Denied(format!(
+                    "{}: it opens another key than it wrapped",
+                    sealer.uri()
+                )));
+            }
+            let token = TokenKey { uri: sealer.uri().to_owned(), wrapped_key: hex::encode(&wrapped) };
+            (ProtectionKind::Token, None, Some(token), SealKey::new(key))
         }
     };
     let mut file = RootFile {
@@ -192,6 +245,7 @@ fn write(
         protection: kind,
         sealed_root_key: String::new(),
         argon2id,
+        token,
     };
     file.sealed_root_key = hex::encode(&kek.seal(&file.bound(), root.expose()));
     let text = toml::to_string(&file).map_err(|e| damaged(at, &e))?;
@@ -215,17 +269,18 @@ fn read(at: &Path) -> Result<RootFile, KmsError> {
         _ => return Err(damaged(at, &"its format is missing or unknown")),
     }
     let file: RootFile = toml::from_str(text).map_err(|e| damaged(at, &e.message()))?;
-    let fits = match file.protection {
-        ProtectionKind::Passphrase => file.argon2id.as_ref().is_some_and(|a| a.cost.is_sane()),
-        ProtectionKind::KeyFile => file.argon2id.is_none(),
+    let fits = match (file.protection, &file.argon2id, &file.token) {
+        (ProtectionKind::Passphrase, Some(argon2id), None) => argon2id.cost.is_sane(),
+        (ProtectionKind::KeyFile, None, None) | (ProtectionKind::Token, None, Some(_)) => true,
+        _ => false,
     };
-    if fits { Ok(file) } else { Err(damaged(at, &"the Argon2id parameters are missing or out of range")) }
+    if fits { Ok(file) } else { Err(damaged(at, &"what its protection needs is missing or out of range")) }
 }
 
-fn open(at: &Path, file: &RootFile, passphrase: Option<&str>) -> Result<Secret<32>, KmsError> {
-    let (kek, refusal) = match &file.argon2id {
-        Some(argon2id) => {
-            let phrase = passphrase.ok_or_else(|| {
+fn open(at: &Path, file: &RootFile, by: &RootSecrets<'_>) -> Result<Secret<32>, KmsError> {
+    let (kek, refusal) = match (&file.argon2id, &file.token) {
+        (Some(argon2id), _) => {
+            let phrase = by.passphrase.ok_or_else(|| {
                 KmsError::Denied(format!(
                     "{}: the KMS store is protected by a passphrase; give it at the prompt or with --passphrase-file",
                     at.display()
@@ -236,7 +291,11 @@ fn open(at: &Path, file: &RootFile, passphrase: Option<&str>) -> Result<Secret<3
                 format!("wrong passphrase, or {ROOT_FILE} was changed; try again"),
             )
         }
-        None => (
+        (None, Some(token)) => (
+            token_key(at, file, token, by)?,
+            format!("the token's key does not open {ROOT_FILE}: it was changed; restore it from a backup"),
+        ),
+        (None, None) => (
             key_file(at)?,
             format!(
                 "{KEY_FILE} does not open {ROOT_FILE}: one of them was changed; restore both from a backup"
@@ -269,6 +328,32 @@ fn key_file(at: &Path) -> Result<SealKey, KmsError> {
         .ok_or_else(|| KmsError::Damaged { path, why: "not 64 hexadecimal digits".into() })
 }
 
+/// The key that a token unwraps.
+fn token_key(
+    at: &Path,
+    file: &RootFile,
+    token: &TokenKey,
+    by: &RootSecrets<'_>,
+) -> Result<SealKey, KmsError> {
+    let tokens = by.tokens.ok_or_else(|| {
+        KmsError::Denied(format!(
+            "{}: the KMS store is sealed by {}, which nothing here opens",
+            at.display(),
+            token.uri
+        ))
+    })?;
+    let wrapped = hex::decode(&token.wrapped_key).ok_or_else(|| damaged(at, &"wrapped_key is not hex"))?;
+    let key = tokens.find(&token.uri)?.unwrap(&wrapped, &token_context(&file.store))?;
+    Ok(SealKey::new(key))
+}
+
+/// What a token binds its wrap to.
+fn token_context(store: &str) -> Vec<u8> {
+    let mut context = labels::ROOT_TOKEN.to_vec();
+    push(&mut context, store.as_bytes());
+    context
+}
+
 fn stretch(at: &Path, phrase: &str, with: &Argon2id) -> Result<SealKey, KmsError> {
     let salt = hex::decode(&with.salt).ok_or_else(|| damaged(at, &"the salt is not hex"))?;
     passphrase_key(at, phrase, &salt, with.cost)
@@ -295,9 +380,14 @@ impl RootFile {
         let mut ad = labels::ROOT_AD.to_vec();
         push(&mut ad, &self.format.to_le_bytes());
         push(&mut ad, self.store.as_bytes());
-        match &self.argon2id {
-            None => push(&mut ad, b"key-file"),
-            Some(Argon2id { salt, cost }) => {
+        match (&self.argon2id, &self.token) {
+            (None, None) => push(&mut ad, b"key-file"),
+            (None, Some(TokenKey { uri, wrapped_key })) => {
+                push(&mut ad, b"token");
+                push(&mut ad, uri.as_bytes());
+                push(&mut ad, wrapped_key.as_bytes());
+            }
+            (Some(Argon2id { salt, cost }), _) => {
                 push(&mut ad, b"passphrase");
                 push(&mut ad, salt.as_bytes());
                 for n in [cost.memory_kib, cost.passes, cost.lanes] {

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -246,7 +247,9 @@ fn protection_changes_without_touching_keys() {
     let kms = Engine::create(&dir, &Protection::KeyFile).unwrap();
     let key = kms.create_key("").unwrap().key_id;
     let sealed = kms.encrypt(&key, b"x", &context(&[])).unwrap().blob;
-    let change = |old, new: &Protection| root::reprotect(&dir, old, new, Cost::for_tests());
+    let change = |old, new: &Protection| {
+        root::reprotect(&dir, &RootSecrets { passphrase: old, tokens: None }, new, Cost::for_tests())
+    };
     change(None, &phrase("one")).unwrap();
     assert!(!dir.join("root.key").exists());
     change(Some("one"), &phrase("two")).unwrap();
@@ -255,6 +258,67 @@ fn protection_changes_without_touching_keys() {
     Engine::open(&dir, Some("two")).unwrap().decrypt(&sealed, &context(&[]), None).unwrap();
     change(Some("two"), &Protection::KeyFile).unwrap();
     Engine::open(&dir, None).unwrap().decrypt(&sealed, &context(&[]), None).unwrap();
+}
+
+/// A token with one key.
+struct FakeToken(Arc<FakeKey>);
+
+struct FakeKey(crate::crypto::SealKey);
+
+impl RootSealer for FakeKey {
+    fn uri(&self) -> &str {
+        "pkcs11:object=root?module-path=/m.so"
+    }
+    fn wrap(&self, key: &Secret<32>, context: &[u8]) -> Result<Vec<u8>, KmsError> {
+        Ok(self.0.seal(context, key.expose()))
+    }
+    fn unwrap(&self, wrapped: &[u8], context: &[u8]) -> Result<Secret<32>, KmsError> {
+        let opened = self.0.open(context, wrapped).map_err(|_| KmsError::Denied("another key".into()))?;
+        Secret::from_slice(&opened).ok_or_else(|| KmsError::Denied("no key".into()))
+    }
+}
+
+impl RootTokens for FakeToken {
+    fn find(&self, _uri: &str) -> Result<Arc<dyn RootSealer>, KmsError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// A token's key opens the store: this one and no other, and only as `root.toml` was written.
+#[test]
+fn a_token_protects_the_store() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("kms");
+    let token = || FakeToken(Arc::new(FakeKey(crate::crypto::SealKey::new(Secret::random()))));
+    let (ours, other) = (token(), token());
+    let by = |token: &FakeToken| {
+        Engine::open_by(&dir, &RootSecrets { tokens: Some(token), ..RootSecrets::default() })
+    };
+    let kms = Engine::create(&dir, &Protection::Token(ours.0.clone())).unwrap();
+    let key = kms.create_key("").unwrap().key_id;
+    assert_eq!(protection(&dir).unwrap(), ProtectionKind::Token);
+    assert_eq!(root_uri(&dir).unwrap().as_deref(), Some(ours.0.uri()));
+    assert!(!dir.join("root.key").exists());
+    by(&ours).unwrap().describe_key(&key).unwrap();
+    assert_eq!(code(by(&other)), "AccessDeniedException");
+    let none = Engine::open(&dir, Some("phrase")).unwrap_err().to_string();
+    assert!(none.contains("sealed by pkcs11:object=root"), "{none}");
+    let path = dir.join("root.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let wrapped = text.replace("wrapped_key = \"", "wrapped_key = \"00");
+    for changed in [text.replace("/m.so", "/x.so"), wrapped] {
+        assert_ne!(changed, text);
+        std::fs::write(&path, changed).unwrap();
+        assert_eq!(code(by(&ours)), "AccessDeniedException");
+    }
+    std::fs::write(&path, &text).unwrap();
+    let secrets = RootSecrets { tokens: Some(&ours), ..RootSecrets::default() };
+    reprotect(&dir, &secrets, &Protection::KeyFile).unwrap();
+    assert_eq!(root_uri(&dir).unwrap(), None);
+    reprotect(&dir, &RootSecrets::default(), &Protection::Token(other.0.clone())).unwrap();
+    assert!(!dir.join("root.key").exists());
+    assert_eq!(code(by(&ours)), "AccessDeniedException");
+    by(&other).unwrap().describe_key(&key).unwrap();
 }
 
 fn chmod(path: &Path, mode: u32) {

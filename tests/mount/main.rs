@@ -14,6 +14,8 @@ mod faults;
 mod frozen;
 mod harness;
 mod hosts;
+#[path = "../support/hsm_members.rs"]
+mod hsm_members;
 mod keys;
 #[path = "../kms_support/mod.rs"]
 mod kms_support;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
+use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -162,6 +163,35 @@ impl Token {
         self.tool(&[&["--token-label", self.label, "--login", "--pin", self.pin], args].concat());
     }
 
+    /// The module behind one of ours, whose `C_Encrypt` or `C_Decrypt` is other code: it can call `real` with its
+    /// arguments `s, in, n, out, m`. A result is asked for where `out` is not null.
+    fn behind(&self, name: &str, function: usize, body: &str) -> PathBuf {
+        let text = format!(
+            r#"
+            #include <dlfcn.h>
+            #include <unistd.h>
+            typedef unsigned long number;
+            typedef number (*call)(number, void *, number, void *, number *);
+            struct list {{ unsigned char version[2]; call functions[68]; }};
+            static struct list ours;
+            static call real;
+            static number changed(number s, void *in, number n, void *out, number *m) {{ {body} }}
+            number C_GetFunctionList(struct list **list) {{
+                struct list *theirs;
+                void *module = dlopen("{}", RTLD_NOW);
+                number (*get)(struct list **) = module ? dlsym(module, "C_GetFunctionList") : 0;
+                if (!get || get(&theirs)) return 5;
+                ours = *theirs;
+                real = ours.functions[{function}];
+                ours.functions[{function}] = changed;
+                *list = &ours;
+                return 0;
+            }}"#,
+            self.module.display()
+        );
+        compile(self.dir.path(), name, &text)
+    }
+
     fn uri_of(&self, object: &str, more: &str) -> String {
         let label = self.label.replace(' ', "%20");
         format!("pkcs11:token={label};object={object}?module-path={}{more}", self.module.display())
@@ -191,6 +221,18 @@ impl Token {
         let command: Vec<&str> = std::iter::once("env").chain(variables.iter().map(String::as_str)).collect();
         vault.mount_as(&command, options)
     }
+}
+
+/// Places in PKCS#11's list of functions.
+const C_ENCRYPT: usize = 30;
+const C_DECRYPT: usize = 34;
+
+/// A module of C code.
+fn compile(dir: &Path, name: &str, code: &str) -> PathBuf {
+    let [source, module] = ["c", "so"].map(|end| dir.join(format!("{name}.{end}")));
+    fs::write(&source, code).unwrap();
+    run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&module, &source]).arg("-ldl"));
+    module
 }
 
 /// What a command that must fail says.
@@ -403,6 +445,9 @@ fn an_embedded_hsm_needs_no_ceremony() {
     let options = format!("key_cache=0,embedded-hsm={}", hsm.display());
     for round in 0..2 {
         let mount = vault.mount_as(&["env", &variable], &options);
+        // The one that has the HSM's log is started in the sandbox.
+        assert!(vault.log().contains("sandbox: landlock"), "{}", vault.log());
+        assert!(!vault.log().contains("runs already"), "{}", vault.log());
         if round == 0 {
             fs::write(mount.path("f"), pattern(5000, 1)).unwrap();
             let said = refusal(&mut init(&other, &by_name));
@@ -416,6 +461,38 @@ fn an_embedded_hsm_needs_no_ceremony() {
         );
     }
     run(&mut init(&other, &by_name));
+}
+
+/// The making of an embedded HSM that is killed at any time leaves what the next one makes whole; what is no embedded
+/// HSM is told to be none.
+#[test]
+fn an_embedded_hsm_is_made_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let hsm = dir.path().join("hsm");
+    let init = |name: &str| {
+        let at = dir.path().join(name);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_envelopefs"), "init"]);
+        command.arg(format!("--embedded-hsm={}", hsm.display())).arg(at);
+        command.env("ENVELOPEFS_PKCS11_MODULE", our_module()).stdin(Stdio::null());
+        command
+    };
+    let begun = Instant::now();
+    run(&mut init("first"));
+    let all = begun.elapsed();
+    fs::remove_dir_all(&hsm).unwrap();
+    for part in 1..8 {
+        let mut killed = init("killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(all * part / 8);
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let _ = fs::remove_dir_all(dir.path().join("killed"));
+        assert_eq!(hsm.exists(), hsm.join("pin").exists(), "after {part} eighths");
+    }
+    run(&mut init("last"));
+    assert!(!dir.path().join(".hsm.unfinished").exists());
+    fs::remove_file(hsm.join("pin")).unwrap();
+    assert!(refusal(&mut init("other")).contains("its file pin is missing"));
 }
 
 /// A token joins a vault of another provider, and takes it over.
@@ -458,15 +535,13 @@ fn slips_are_told() {
         |module: &Path| format!("pkcs11:token=our%20token;object=vault-key?module-path={}", module.display());
     // Modules that crash and hang, as some do.
     let bad = |name: &str, body: &str| {
-        let (code, module) = (dir.path().join(format!("{name}.c")), dir.path().join(format!("{name}.so")));
-        let text = format!(
+        let code = format!(
             "#include <stdlib.h>\n#include <unistd.h>\nlong C_GetFunctionList(void *l) {{ {body} }}\n"
         );
-        fs::write(&code, text).unwrap();
-        run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&module, &code]));
-        module
+        compile(dir.path(), name, &code)
     };
     let (crashing, hanging) = (bad("crashing", "abort();"), bad("hanging", "for (;;) pause();"));
+    let late = bad("late", "sleep(5); abort();");
     let libm = sh(Path::new("/"), "ldd /bin/sh | sed -n 's/.*=> \\(.*libc.so.6\\) .*/\\1/p'");
     let vault = Vault::unmade();
     let init = |uri: &str| {
@@ -486,6 +561,8 @@ fn slips_are_told() {
         (by(Path::new(libm.trim())), "no PKCS#11 module"),
         (by(&crashing), "the PKCS#11 module crashed: it ended: signal: 6"),
         (by(&hanging), "did not answer in time"),
+        // Three tries, but not one after the other for all of their time.
+        (by(&late), "did not answer in time"),
         (by(&wide), "others can change it"),
         (format!("{}&pin-source=file:{}", token.uri(), pin.display()), "chmod 600"),
         (format!("{}&pin-value=user:password", token.uri()), "does not belong into a URI"),
@@ -500,6 +577,11 @@ fn slips_are_told() {
         assert!(said.contains("CKR_PIN_INCORRECT") || said.contains("CKR_PIN_LOCKED"), "{said}");
     }
     assert!(init(&token.uri()).contains("CKR_PIN_LOCKED"));
+    for (pin, word) in [(String::new(), "the PIN is empty"), ("7".repeat(5000), "the PIN has 5000 bytes")] {
+        let args = ["init", text(&vault.dir), "--key-uri", &token.uri()];
+        let said = refusal(token.command(&args).env("ENVELOPEFS_PIN", pin));
+        assert!(said.contains(word) && said.contains("ENVELOPEFS_PIN for pkcs11:"), "{said}");
+    }
     let said = refusal(
         token.command(&["init", text(&vault.dir), "--key-uri", &token.uri()]).env_remove("ENVELOPEFS_PIN"),
     );
@@ -544,5 +626,125 @@ fn a_forged_blob_is_refused_alone() {
         let mount = token.mount(&vault, "key_cache=0");
         assert_eq!(errno(&mount.path("a")), Some(libc::EKEYREJECTED), "{}", vault.log());
         mount.unmount();
+    }
+}
+
+/// The backup commands open a vault by its token: with the vault at hand, by a snapshot, by the bucket alone.
+#[test]
+fn backups_are_opened_by_a_token() {
+    if !can_mount() {
+        return;
+    }
+    let Some(token) = Token::ours(&[]) else { return };
+    let vault = token.vault(&token.uri(), &[]);
+    let mount = token.mount(&vault, "");
+    fs::write(mount.path("f"), pattern(100_000, 1)).unwrap();
+    mount.unmount();
+    let home = token.dir.path();
+    let [repo, key, cache, back, point] =
+        ["repo", "backup.key", "cache", "back", "point"].map(|name| text(&home.join(name)).to_owned());
+    let backup = |args: &[&str]| {
+        let by = ["--key-file", key.as_str(), "--cache-dir", cache.as_str()];
+        token.command(&[&["backup"], args, &by].concat())
+    };
+    run(&mut backup(&["init", text(&vault.dir), &repo]));
+    run(&mut backup(&["run", text(&vault.dir), &repo]));
+    run(&mut backup(&["verify", "--deep", &repo]));
+    run(&mut backup(&["restore", "--vault-key", &repo, &back]));
+    run(&mut token.command(&["check", &back]));
+    fs::create_dir(&point).unwrap();
+    // Ends with this test, also where that fails.
+    let mut shown = Command::new("setpriv");
+    shown.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_envelopefs")]);
+    let wanted = backup(&["mount", &repo, &point]);
+    shown.args(wanted.get_args()).envs(wanted.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut shown = shown.stdout(Stdio::null()).spawn().unwrap();
+    let file = Path::new(&point).join("f");
+    eventually("the snapshot", || fs::read(&file).is_ok_and(|read| read == pattern(100_000, 1)));
+    run(&mut envelopefs(["umount", &point]));
+    assert!(shown.wait().unwrap().success());
+}
+
+/// A token that needs most of a second for each wrap: what it wraps in a few seconds suffices for a create.
+#[test]
+fn a_slow_token_gives_progress() {
+    if !can_mount() {
+        return;
+    }
+    let Some(mut token) = Token::softhsm() else { return };
+    let vault = token.vault(&token.uri(), &[]);
+    let slow = token.behind("slow", C_ENCRYPT, "if (out) usleep(700000); return real(s, in, n, out, m);");
+    token.env.push(("ENVELOPEFS_PKCS11_MODULE", text(&slow).to_owned()));
+    let mount = token.mount(&vault, "");
+    fs::write(mount.path("f"), pattern(5000, 1)).unwrap();
+    mount.unmount();
+}
+
+/// An error that tells nothing, once, is not taken for a blob that does not open.
+#[test]
+fn a_vague_error_is_asked_about() {
+    let Some(mut token) = Token::softhsm() else { return };
+    let vault = token.vault(&token.uri(), &[]);
+    let body = "static int calls; return calls++ ? real(s, in, n, out, m) : 5;";
+    let moody = token.behind("moody", C_DECRYPT, body);
+    token.env.push(("ENVELOPEFS_PKCS11_MODULE", text(&moody).to_owned()));
+    run(&mut token.command(&["check", text(&vault.dir)]));
+}
+
+/// The root key of a KMS store in a token: vaults and commands open the store by it, a server does, and it can be moved
+/// there and back. Another token does not open it, and a token that is away is told to be away.
+#[test]
+fn a_token_seals_a_kms_store() {
+    if !can_mount() {
+        return;
+    }
+    for mut token in [Token::ours(&[]), Token::softhsm()].into_iter().flatten() {
+        let vault = Vault::unmade();
+        let kms = ["--kms-dir", text(&vault.kms)];
+        let command = |token: &Token, args: &[&str]| token.command(&[args, &kms].concat());
+        token.new_key("other-key", "07");
+        run(&mut command(&token, &["kms", "init", "--kms-key-uri", &token.uri()]));
+        let root = fs::read_to_string(vault.kms.join("root.toml")).unwrap();
+        assert!(root.contains("protection = \"token\"") && root.contains("mechanism=aes-gcm"), "{root}");
+        assert!(!root.contains(token.pin), "{root}");
+        run(&mut command(&token, &["kms", "create-key", "--alias", "alias/payroll"]));
+        let uri = "kms:embedded/alias/payroll";
+        run(&mut command(&token, &["init", text(&vault.dir), "--key-uri", uri]));
+        let pin = format!("ENVELOPEFS_PIN={}", token.pin);
+        let variables: Vec<String> = token.env().map(|(name, value)| format!("{name}={value}")).collect();
+        let env: Vec<&str> = ["env", &pin].into_iter().chain(variables.iter().map(String::as_str)).collect();
+        let mount = vault.mount_as(&env, &format!("kms-dir={}", vault.kms.display()));
+        fs::write(mount.path("f"), pattern(5000, 1)).unwrap();
+        assert!(helpers(mount.daemon_id()).is_empty(), "the helper stays though the store is open");
+        mount.unmount();
+        // By another key, by none, by a URI given instead.
+        let listen = format!("unix:{}", token.dir.path().join("kms.sock").display());
+        let serve = |uri: &str| command(&token, &["kms", "serve", "--listen", &listen, "--kms-key-uri", uri]);
+        let why = refusal(&mut serve(&token.uri_of("other-key", "")));
+        assert!(why.contains("did not wrap for the KMS store"), "{why}");
+        let why = refusal(command(&token, &["kms", "list-keys"]).env("ENVELOPEFS_PIN", ""));
+        assert!(why.contains("the PIN is empty"), "{why}");
+        let mut server = serve(&token.uri());
+        let mut server = server.stdout(Stdio::null()).spawn().unwrap();
+        eventually("the server", || vault.kms.join("control.sock").exists());
+        run(&mut command(&token, &["kms", "list-keys"]));
+        let pid = rustix::process::Pid::from_child(&server);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(server.wait().unwrap().success());
+        // There and back.
+        run(&mut command(&token, &["kms", "passwd", "--key-file"]));
+        run(envelopefs(["check", text(&vault.dir)]).args(kms));
+        run(&mut command(&token, &["kms", "passwd", "--kms-key-uri", &token.uri_of("other-key", "")]));
+        run(&mut command(&token, &["check", text(&vault.dir)]));
+        if token.server.is_some() {
+            token.stop();
+            let output = command(&token, &["check", text(&vault.dir)]).output().unwrap();
+            assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+            token.start();
+        }
+        token.generate(&["--keypairgen", "--key-type", "rsa:2048", "--label", "pair", "--id", "02"]);
+        let why =
+            refusal(&mut command(&token, &["kms", "passwd", "--kms-key-uri", &token.uri_of("pair", "")]));
+        assert!(why.contains("take an AES key"), "{why}");
     }
 }

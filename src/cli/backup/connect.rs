@@ -53,9 +53,10 @@ pub(super) fn derived_password(key: &VaultKey) -> Zeroizing<String> {
 
 /// Opens the vault by a copy of its config that lies in the bucket, wrapped.
 pub(super) fn keyring_from_bucket(objects: &Objects, key: &KeyArgs) -> Result<Keyring, CliError> {
-    let unlock = key.unlock()?;
+    let configs = Repo::configs(objects)?;
+    let unlock = key.unlock_configs(configs.iter().map(Vec::as_slice))?;
     let mut told = None;
-    for config in Repo::configs(objects)? {
+    for config in configs {
         match open_files(&[(CONFIG_FILE, config)], &unlock)? {
             Ok(keyring) => return Ok(keyring),
             Err(e) => told = Some(e),
@@ -84,7 +85,9 @@ pub(super) fn keyring_of_snapshot(
         stored.read_at(&mut bytes, 0).map_err(CliError::io(&item.path))?;
         files.push((name, bytes));
     }
-    Ok(open_files(&files, &key.unlock()?)??)
+    let configs = files.iter().filter(|(name, _)| *name == CONFIG_FILE);
+    let unlock = key.unlock_configs(configs.map(|(_, bytes)| bytes.as_slice()))?;
+    Ok(open_files(&files, &unlock)??)
 }
 
 /// As a vault of its own that has nothing but files beside its config.

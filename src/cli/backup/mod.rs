@@ -51,7 +51,7 @@ fn config_of(vault: &Path) -> Result<(Vec<u8>, VolumeConfig), CliError> {
 
 fn init(args: &InitArgs) -> Result<Exit, CliError> {
     let (text, config) = config_of(&args.vault)?;
-    let keyring = keys::open_vault(&args.vault, &args.key.unlock()?)?;
+    let keyring = keys::open_vault(&args.vault, &args.key.unlock_vault(&args.vault)?)?;
     let derived = connect::derived_password(keyring.vault_key());
     let key_file = args.store.key_file()?;
     let meter = Meter::default().into();

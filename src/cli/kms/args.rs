@@ -52,17 +52,23 @@ pub(super) enum KmsCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Fixed {
-    /// Make an empty KMS store, protected by a passphrase or a key file.
+    /// Make an empty KMS store, protected by a passphrase, a key file, or a key in a PKCS#11 token.
     Init {
         /// Keep the root key sealed under a key file (mode 0600) in the store: opens unattended, for whoever reads it.
         #[arg(long)]
         key_file: bool,
+        /// Seal the root key by an AES key of a PKCS#11 token (pkcs11:...): opens where that token is, with its PIN.
+        #[arg(long, value_name = "URI", conflicts_with = "key_file")]
+        kms_key_uri: Option<String>,
     },
-    /// Protect the store by another passphrase, or by a key file. Keys stay as they are.
+    /// Protect the store by another passphrase, a key file, or a key in a PKCS#11 token. Keys stay as they are.
     Passwd {
         /// Protect it by a key file from now on.
         #[arg(long, conflicts_with = "new_passphrase_file")]
         key_file: bool,
+        /// Protect it by an AES key of a PKCS#11 token (pkcs11:...) from now on.
+        #[arg(long, value_name = "URI", conflicts_with_all = ["key_file", "new_passphrase_file"])]
+        kms_key_uri: Option<String>,
         /// Read the new passphrase from the first line of a file.
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
@@ -89,6 +95,9 @@ pub(super) enum Fixed {
         /// Protect the new store by a key file (mode 0600) instead of a passphrase.
         #[arg(long)]
         key_file: bool,
+        /// Protect the new store by an AES key of a PKCS#11 token (pkcs11:...).
+        #[arg(long, value_name = "URI", conflicts_with = "key_file")]
+        kms_key_uri: Option<String>,
     },
     /// Read every record of the store and follow every reference; list what is wrong.
     Check {

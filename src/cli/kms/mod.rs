@@ -27,8 +27,10 @@ use args::{Fixed, KmsCommand, read_passphrase};
 use audit::AuditCommand;
 use backend::{Backend, Remote};
 
-use crate::keys::KeyError;
-use crate::kms::{self, Engine, Protection, ProtectionKind, Scope};
+use crate::cli::secrets::KeyArgs;
+use crate::keys::token::RootKeys;
+use crate::keys::{KeyError, Unlock};
+use crate::kms::{self, Engine, KmsError, Protection, ProtectionKind, RootSecrets, Scope};
 
 /// Where a passphrase comes from when no file is named: `None` where nobody can be asked.
 type Secrets<'a> = &'a dyn Fn() -> io::Result<Option<Zeroizing<String>>>;
@@ -44,35 +46,31 @@ pub(crate) fn run(args: &KmsArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Er
             let asked = asked.as_ref().as_ref().map_err(|why| kms::KmsError::Validation(why.clone()))?;
             act(asked, &mut backend(args, &passphrase)?)
         }
-        KmsCommand::Fixed(Fixed::Init { key_file: true }) => init(&dir(args)?, &Protection::KeyFile),
-        KmsCommand::Fixed(Fixed::Init { key_file: false }) => {
+        KmsCommand::Fixed(Fixed::Init { key_file, kms_key_uri }) => {
             let dir = dir(args)?;
-            let phrase = match args.given()? {
-                Some(given) => given,
-                None => asked_twice(secrets)?,
-            };
-            init(&dir, &Protection::Passphrase(phrase))
+            init(&dir, &new_protection(args, &dir, *key_file, kms_key_uri.as_deref(), secrets)?)
         }
-        KmsCommand::Fixed(Fixed::Passwd { key_file, new_passphrase_file }) => {
-            passwd(&dir(args)?, *key_file, new_passphrase_file.as_deref(), &passphrase)
+        KmsCommand::Fixed(Fixed::Passwd { key_file, kms_key_uri, new_passphrase_file }) => {
+            let dir = dir(args)?;
+            let new = match (new_passphrase_file, kms_key_uri) {
+                _ if *key_file => Protection::KeyFile,
+                (Some(path), _) => Protection::Passphrase(read_passphrase(path)?),
+                (None, Some(uri)) => by_token(&dir, uri)?,
+                (None, None) => Protection::Passphrase(new_passphrase()?),
+            };
+            passwd(&dir, &new, &passphrase)
         }
         KmsCommand::Fixed(Fixed::Serve(serve)) => {
             let dir = dir(args)?;
-            serve::run(serve, || open(&dir, &passphrase))
+            serve::run(serve, || open(&dir, &passphrase, serve.kms_key_uri.as_deref()))
         }
         KmsCommand::Fixed(Fixed::Backup { to, backup_passphrase_file }) => {
             care::backup(to, backup_passphrase_file.as_deref(), &mut backend(args, &passphrase)?)
         }
-        KmsCommand::Fixed(Fixed::Restore { from, backup_passphrase_file, key_file }) => {
-            let protection = if *key_file {
-                Protection::KeyFile
-            } else {
-                Protection::Passphrase(match args.given()? {
-                    Some(given) => given,
-                    None => asked_twice(secrets)?,
-                })
-            };
-            care::restore(from, backup_passphrase_file.as_deref(), &dir(args)?, &protection)
+        KmsCommand::Fixed(Fixed::Restore { from, backup_passphrase_file, key_file, kms_key_uri }) => {
+            let dir = dir(args)?;
+            let protection = new_protection(args, &dir, *key_file, kms_key_uri.as_deref(), secrets)?;
+            care::restore(from, backup_passphrase_file.as_deref(), &dir, &protection)
         }
         KmsCommand::Fixed(Fixed::Check { output }) => {
             care::check(output.json, &mut backend(args, &passphrase)?)
@@ -127,7 +125,7 @@ fn backend(args: &KmsArgs, passphrase: Secrets<'_>) -> Result<Backend, Box<dyn E
     if let Some(socket) = backend::control(&dir) {
         return Ok(Backend::Control(socket, scope));
     }
-    Ok(Backend::Store(Box::new(open(&dir, passphrase)?), scope))
+    Ok(Backend::Store(Box::new(open(&dir, passphrase, None)?), scope))
 }
 
 /// Does an action and shows its answer.
@@ -159,6 +157,36 @@ fn init(dir: &Path, protection: &Protection) -> Result<(), Box<dyn Error>> {
     print(&format!("{}: new KMS store, {}\n", dir.display(), protected_by(kms::protection(dir)?)))
 }
 
+/// What a new store is to be protected by.
+fn new_protection(
+    args: &KmsArgs,
+    dir: &Path,
+    key_file: bool,
+    uri: Option<&str>,
+    secrets: Secrets<'_>,
+) -> Result<Protection, Box<dyn Error>> {
+    match (uri, key_file) {
+        (Some(uri), _) => by_token(dir, uri),
+        (None, true) => Ok(Protection::KeyFile),
+        (None, false) => Ok(Protection::Passphrase(match args.given()? {
+            Some(given) => given,
+            None => asked_twice(secrets)?,
+        })),
+    }
+}
+
+/// The key of a token, looked at and tried out.
+fn by_token(dir: &Path, uri: &str) -> Result<Protection, Box<dyn Error>> {
+    Ok(Protection::Token(RootKeys::new(with_pin(Some(uri))?, dir, None).choose(uri)?))
+}
+
+/// What opens a token: the PIN, where its URI names no file for it.
+fn with_pin(uri: Option<&str>) -> Result<Unlock, Box<dyn Error>> {
+    let uris: Vec<_> = uri.into_iter().collect();
+    let pin = KeyArgs::default().pin_for(&uris).map_err(|e| KeyError::Denied(e.to_string()))?;
+    Ok(Unlock { pin, ..Unlock::default() })
+}
+
 /// Asks twice: a mistyped passphrase would show only when the first vault does not open.
 fn asked_twice(secrets: Secrets<'_>) -> Result<Zeroizing<String>, Box<dyn Error>> {
     match (secrets()?, secrets()?) {
@@ -171,17 +199,8 @@ fn asked_twice(secrets: Secrets<'_>) -> Result<Zeroizing<String>, Box<dyn Error>
     }
 }
 
-fn passwd(dir: &Path, key_file: bool, new: Option<&Path>, old: Secrets<'_>) -> Result<(), Box<dyn Error>> {
-    let old = match kms::protection(dir)? {
-        ProtectionKind::Passphrase => old()?,
-        ProtectionKind::KeyFile => None,
-    };
-    let protection = match new {
-        _ if key_file => Protection::KeyFile,
-        Some(path) => Protection::Passphrase(read_passphrase(path)?),
-        None => Protection::Passphrase(new_passphrase()?),
-    };
-    kms::reprotect(dir, old.as_ref().map(|p| p.as_str()), &protection)?;
+fn passwd(dir: &Path, new: &Protection, old: Secrets<'_>) -> Result<(), Box<dyn Error>> {
+    with_secrets(dir, old, None, |by| kms::reprotect(dir, by, new))?;
     print(&format!("{}: {}\n", dir.display(), protected_by(kms::protection(dir)?)))
 }
 
@@ -194,12 +213,36 @@ fn new_passphrase() -> Result<Zeroizing<String>, Box<dyn Error>> {
     if first == again { Ok(first) } else { denied("the two passphrases differ; nothing was changed") }
 }
 
-fn open(dir: &Path, passphrase: Secrets<'_>) -> Result<Engine, Box<dyn Error>> {
-    let passphrase = match kms::protection(dir)? {
+/// Opens a store; by the key of another URI than the one it names, where one is given.
+fn open(dir: &Path, passphrase: Secrets<'_>, instead: Option<&str>) -> Result<Engine, Box<dyn Error>> {
+    Ok(with_secrets(dir, passphrase, instead, |by| Engine::open_by(dir, by))?.watched()?)
+}
+
+/// Asks for what the store's protection needs, and for nothing else.
+fn with_secrets<T>(
+    dir: &Path,
+    passphrase: Secrets<'_>,
+    instead: Option<&str>,
+    act: impl FnOnce(&RootSecrets<'_>) -> Result<T, KmsError>,
+) -> Result<T, Box<dyn Error>> {
+    let kind = kms::protection(dir)?;
+    if instead.is_some() && kind != ProtectionKind::Token {
+        return Err(KmsError::Validation(format!(
+            "{}: {}, not by a token",
+            dir.display(),
+            protected_by(kind)
+        ))
+        .into());
+    }
+    let phrase = match kind {
         ProtectionKind::Passphrase => passphrase()?,
-        ProtectionKind::KeyFile => None,
+        ProtectionKind::KeyFile | ProtectionKind::Token => None,
     };
-    Ok(Engine::open(dir, passphrase.as_ref().map(|p| p.as_str()))?.watched()?)
+    let named = kms::root_uri(dir)?;
+    let unlock = with_pin(instead.or(named.as_deref()))?;
+    let tokens = RootKeys::new(unlock, dir, instead.map(str::to_owned));
+    let by = RootSecrets { passphrase: phrase.as_ref().map(|p| p.as_str()), tokens: Some(&tokens) };
+    Ok(act(&by)?)
 }
 
 /// Prints; a reader that has gone (`| head`) is no failure.
@@ -215,6 +258,7 @@ fn protected_by(kind: ProtectionKind) -> &'static str {
     match kind {
         ProtectionKind::Passphrase => "its root key is sealed under a passphrase (Argon2id)",
         ProtectionKind::KeyFile => "its root key is sealed under root.key beside it (mode 0600)",
+        ProtectionKind::Token => "its root key is sealed by a key in a PKCS#11 token",
     }
 }
 
@@ -227,7 +271,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::kms::KmsError;
 
     #[derive(Parser)]
     struct Line {

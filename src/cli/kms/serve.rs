@@ -15,6 +15,9 @@ use crate::kms::server::{Address, Server, Settings};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
+    /// Open the store by this key of a PKCS#11 token (pkcs11:...), instead of the URI that the store has for it.
+    #[arg(long, value_name = "URI", help_heading = "Keys")]
+    pub(super) kms_key_uri: Option<String>,
     /// Where to listen; port 0 takes a free one and prints it.
     #[arg(long, value_name = "HOST:PORT|unix:PATH", default_value = "127.0.0.1:9777")]
     listen: String,

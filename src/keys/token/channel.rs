@@ -10,17 +10,19 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::keeper::{KEEPER, program};
-use super::wire::{Answer, MAX_MESSAGE, Request};
+use super::wire::{Answer, MAX_MESSAGE, Packet, Request};
 
-/// Time for a request: what an `open` waits at most.
-const DEADLINE: Duration = Duration::from_secs(8);
+/// Time for a request with all its tries: what an `open` waits at most.
+pub(super) const DEADLINE: Duration = Duration::from_secs(8);
+/// A helper that said nothing for this long while it was asked is ended.
+const SILENCE: Duration = Duration::from_secs(4);
 /// Requests that are under way at once; those beyond wait their turn.
 const IN_FLIGHT: usize = 16;
 /// Tells our own module which HSM it is for.
@@ -33,6 +35,8 @@ pub(super) struct Channel {
     socket: OwnedFd,
     state: Mutex<State>,
     changed: Condvar,
+    /// What the one who reads takes packets into: one byte more than a message has, so that a longer one is seen to be.
+    buffer: Mutex<Packet>,
     keeper: Mutex<Keeper>,
 }
 
@@ -53,6 +57,16 @@ struct State {
     heard: Option<Instant>,
     /// Nobody is at the other end.
     closed: bool,
+}
+
+/// What a look at the socket found.
+enum Come {
+    Nothing,
+    /// Nobody is at the other end.
+    Closed,
+    /// No message.
+    Junk,
+    Message(u64, Answer),
 }
 
 /// Why no answer came.
@@ -92,19 +106,20 @@ impl Channel {
             socket: ours,
             state: Mutex::default(),
             changed: Condvar::new(),
+            buffer: Mutex::new(Zeroizing::new(vec![0; MAX_MESSAGE + 1])),
             keeper: Mutex::new(Keeper { child, pipe }),
         })
     }
 
-    /// One request and its answer.
-    pub(super) fn ask(&self, request: &Request) -> Result<Answer, Lost> {
+    /// One request and its answer, which comes until a time or not at all.
+    pub(super) fn ask(&self, request: &Request, until: Instant) -> Result<Answer, Lost> {
         let asked = Instant::now();
-        let until = asked + DEADLINE;
         let id = self.admit(until)?;
         let outcome = self.send(request, id, until).and_then(|()| self.wait(id, until));
         let mut state = self.state.lock();
         state.flying.remove(&id);
-        let silent = state.heard.is_none_or(|heard| heard < asked);
+        // A last try may have had a moment only.
+        let silent = asked.elapsed() >= SILENCE && state.heard.is_none_or(|heard| heard < asked);
         drop(state);
         self.changed.notify_all();
         if matches!(outcome, Err(Lost::Late)) && silent {
@@ -124,11 +139,16 @@ impl Channel {
                 return Err(Lost::Late);
             }
         }
-        if !state.reading {
-            // A helper that died while nobody asked concerns nobody who asks now.
-            while let Some(packet) = self.receive(&mut state, RecvFlags::DONTWAIT) {
-                state.take_in(&packet);
+        // A helper that died while nobody asked concerns nobody who asks now.
+        while !state.reading && Instant::now() < until {
+            state.reading = true;
+            let come = MutexGuard::unlocked(&mut state, || self.look());
+            state.reading = false;
+            self.changed.notify_all();
+            if matches!(come, Come::Nothing) {
+                break;
             }
+            state.take_in(come);
         }
         if state.closed {
             return Err(Lost::Gone);
@@ -171,36 +191,30 @@ impl Channel {
                 continue;
             }
             state.reading = true;
-            drop(state);
-            let come = self.ready(PollFlags::IN, until);
-            state = self.state.lock();
+            let come = MutexGuard::unlocked(&mut state, || match self.ready(PollFlags::IN, until) {
+                true => self.look(),
+                false => Come::Nothing,
+            });
             state.reading = false;
-            if come && let Some(packet) = self.receive(&mut state, RecvFlags::DONTWAIT) {
-                state.take_in(&packet);
-            }
+            state.take_in(come);
             // The next one who waits reads on.
             self.changed.notify_all();
         }
     }
 
-    /// One packet, where there is one.
-    fn receive(&self, state: &mut State, flags: RecvFlags) -> Option<Zeroizing<Vec<u8>>> {
-        // One byte more than a message has, so that a longer one is seen to be.
-        let mut buffer = Zeroizing::new(vec![0; MAX_MESSAGE + 1]);
-        match rustix::net::recv(&self.socket, buffer.as_mut_slice(), flags) {
-            Ok((0, _)) => {
-                state.closed = true;
-                None
-            }
+    /// One packet, where there is one. For the one who reads.
+    fn look(&self) -> Come {
+        let mut buffer = self.buffer.lock();
+        match rustix::net::recv(&self.socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Come::Closed,
             Ok((len, _)) => {
-                buffer.truncate(len);
-                Some(buffer)
+                let packet = buffer.get_mut(..len).unwrap_or_default();
+                let message = Some(&*packet).filter(|_| len <= MAX_MESSAGE).and_then(Answer::decode);
+                packet.zeroize();
+                message.map_or(Come::Junk, |(id, answer)| Come::Message(id, answer))
             }
-            Err(Errno::AGAIN | Errno::INTR) => None,
-            Err(_) => {
-                state.closed = true;
-                None
-            }
+            Err(Errno::AGAIN | Errno::INTR) => Come::Nothing,
+            Err(_) => Come::Closed,
         }
     }
 
@@ -213,11 +227,15 @@ impl Channel {
 
 impl State {
     /// Gives an answer to who waits for it. What nobody asked for, and what is no message, is dropped.
-    fn take_in(&mut self, packet: &[u8]) {
-        if packet.len() > MAX_MESSAGE {
-            return;
-        }
-        let Some((id, answer)) = Answer::decode(packet) else { return };
+    fn take_in(&mut self, come: Come) {
+        let (id, answer) = match come {
+            Come::Message(id, answer) => (id, answer),
+            Come::Closed => {
+                self.closed = true;
+                return;
+            }
+            Come::Nothing | Come::Junk => return,
+        };
         self.heard = Some(Instant::now());
         if let Answer::Died(why) = answer {
             log::warn!("the helper for the PKCS#11 module: {why}; it is started again");

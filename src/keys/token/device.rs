@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -18,11 +19,12 @@ use zeroize::Zeroizing;
 
 use super::mechanism::{self, Kind};
 use super::operation;
-use super::uri::hex;
 use super::wire::{Answer, Fault, Place, Reason, Request};
 
 /// Keys that one helper knows: more than a vault has.
 const MAX_TARGETS: usize = 128;
+/// After this long a wrap of several keys gives what it has: half of what the daemon waits for it.
+const LONG_WRAP: Duration = Duration::from_secs(4);
 
 /// A module and the keys that were named to it.
 pub(super) struct Device {
@@ -296,6 +298,7 @@ impl Worker {
 
     /// Does what is asked.
     pub(super) fn answer(&mut self, request: &Request) -> Answer {
+        let until = Instant::now() + LONG_WRAP;
         let id = match request {
             Request::Open { target, place, pin } => {
                 let new = Target { place: place.clone(), pin: pin.clone(), shared: Mutex::default() };
@@ -313,7 +316,7 @@ impl Worker {
         };
         let Some(target) = self.device.targets.read().get(&id).cloned() else { return Answer::NotOpen };
         let had = self.open.contains_key(&id);
-        let mut trouble = match self.attempt(id, &target, request) {
+        let mut trouble = match self.attempt(id, &target, request, until) {
             Ok(answer) => return answer,
             Err(trouble) => trouble,
         };
@@ -321,22 +324,34 @@ impl Worker {
         self.open.remove(&id);
         if matches!(trouble, Trouble::Lost(_)) || (had && matches!(trouble, Trouble::Vague(_))) {
             target.shared.lock().slot = None;
-            match self.attempt(id, &target, request) {
+            match self.attempt(id, &target, request, until) {
                 Ok(answer) => return answer,
                 Err(second) => trouble = second,
             }
             self.open.remove(&id);
         }
-        if let (Trouble::Vague(fault), Request::Unwrap { mechanism, .. }) = (&trouble, request)
+        if let (Trouble::Vague(_), Request::Unwrap { mechanism, .. }) = (&trouble, request)
             && self.works(&target, *mechanism)
         {
-            // Some tokens have one error for all that can go wrong. The key works, so it is the blob.
-            return Answer::Failed(Fault::new(Reason::Foreign, fault.text.clone()));
+            // Some tokens have one error for all that can go wrong. The key works now; where the blob still does not
+            // open, it is the blob.
+            trouble = match self.attempt(id, &target, request, until) {
+                Ok(answer) => return answer,
+                Err(Trouble::Vague(fault)) => Trouble::Final(Fault { reason: Reason::Foreign, ..fault }),
+                Err(other) => other,
+            };
+            self.open.remove(&id);
         }
         Answer::Failed(trouble.fault())
     }
 
-    fn attempt(&mut self, id: u32, target: &Target, request: &Request) -> Result<Answer, Trouble> {
+    fn attempt(
+        &mut self,
+        id: u32,
+        target: &Target,
+        request: &Request,
+        until: Instant,
+    ) -> Result<Answer, Trouble> {
         let open = match self.open.entry(id) {
             std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
@@ -367,7 +382,7 @@ impl Worker {
                     let text = operation::wrap(&open.session, &key, kind, plain, context)?;
                     Ok(mechanism::encode(kind, &text))
                 };
-                items.iter().map(wrap).collect::<Result<_, Trouble>>().map(Answer::Wrapped)
+                some(items.iter().map(wrap), until).map(Answer::Wrapped)
             }
             Request::Unwrap { mechanism: code, blob, context, .. } => {
                 let foreign = || Trouble::Final(Fault::new(Reason::Foreign, "it is no blob of this key"));
@@ -391,6 +406,18 @@ impl Worker {
         });
         tried.is_ok()
     }
+}
+
+/// What comes until a time, but at least one.
+fn some<T, E>(items: impl Iterator<Item = Result<T, E>>, until: Instant) -> Result<Vec<T>, E> {
+    let mut done = Vec::new();
+    for item in items {
+        done.push(item?);
+        if Instant::now() >= until {
+            break;
+        }
+    }
+    Ok(done)
 }
 
 impl Open {
@@ -436,7 +463,7 @@ impl Open {
                 found.push(Key { handle, id, is_rsa });
             }
         }
-        let named = in_words(place);
+        let named = place.key_in_words();
         match found.len() {
             1 => found.pop().ok_or_else(|| Trouble::denied("no key")),
             0 if !others.is_empty() => Err(Trouble::denied(format!(
@@ -448,7 +475,7 @@ impl Open {
                 format!("the token has no AES or RSA key {named} that this user sees"),
             ))),
             n => {
-                let ids: Vec<_> = found.iter().map(|key| hex(&key.id)).collect();
+                let ids: Vec<_> = found.iter().map(|key| hex::encode(&key.id)).collect();
                 let text =
                     format!("the token has {n} keys {named} (ids {}); name one with id=", ids.join(", "));
                 Err(Trouble::denied(text))
@@ -457,18 +484,19 @@ impl Open {
     }
 }
 
-fn in_words(place: &Place) -> String {
-    match (&place.object, &place.id) {
-        (Some(label), None) => format!("labelled {label:?}"),
-        (Some(label), Some(id)) => format!("labelled {label:?} with id {}", hex(id)),
-        (None, Some(id)) => format!("with id {}", hex(id)),
-        (None, None) => "without a name".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A slow token is not asked for all of a batch, but for one at least.
+    #[test]
+    fn a_late_batch_is_cut_short() {
+        let all = || (0..5).map(Ok::<_, ()>);
+        let now = Instant::now();
+        assert_eq!(some(all(), now), Ok(vec![0]));
+        assert_eq!(some(all(), now + Duration::from_secs(600)), Ok(vec![0, 1, 2, 3, 4]));
+        assert_eq!(some([Ok(1), Err("no")].into_iter(), now + Duration::from_secs(600)), Err("no"));
+    }
 
     /// Errors read as in the standard.
     #[test]

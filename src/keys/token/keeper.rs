@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ const STEADY: Duration = Duration::from_secs(10);
 /// Pause after the second helper in a row that ended soon, doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often the helper is looked at where the kernel gives no descriptor for a process (before 5.3).
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What the daemon says over the pipe; its end is the end of all.
 enum Wish {
@@ -34,8 +36,8 @@ enum Wish {
     End,
 }
 
-/// This program's file, for starting it again.
-pub(super) fn program() -> std::path::PathBuf {
+/// This program's file, for starting it again: by its name, so that `ps` shows it, while that still leads to it.
+pub fn program() -> PathBuf {
     let path = std::env::current_exe().ok().filter(|path| path.is_file());
     path.unwrap_or_else(|| "/proc/self/exe".into())
 }
@@ -56,10 +58,13 @@ pub fn keeper(module: &Path) -> io::Result<()> {
     loop {
         let began = Instant::now();
         let why = match start(module, &socket) {
-            Ok(mut child) => match watch(&mut child, &pipe) {
-                Some(why) => why,
-                None => return Ok(()),
-            },
+            Ok(mut child) => {
+                let handle = handle(&child);
+                match watch(&mut child, handle.as_ref(), &pipe) {
+                    Some(why) => why,
+                    None => return Ok(()),
+                }
+            }
             Err(e) => format!("it does not start: {e}"),
         };
         let died = Answer::Died(why).encode(0);
@@ -85,29 +90,31 @@ fn start(module: &Path, socket: &OwnedFd) -> io::Result<Child> {
         .spawn()
 }
 
+/// A descriptor that tells of a process's end.
+fn handle(child: &Child) -> Option<OwnedFd> {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
 /// Waits for the helper's end; gives its cause, or `None` where the daemon is gone.
-fn watch(child: &mut Child, pipe: &OwnedFd) -> Option<String> {
+fn watch(child: &mut Child, handle: Option<&OwnedFd>, pipe: &OwnedFd) -> Option<String> {
     let mut why = None;
     let mut gone = false;
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    if let Some(handle) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
-        loop {
-            let mut fds = [PollFd::new(&handle, PollFlags::IN), PollFd::new(pipe, PollFlags::IN)];
-            if poll(&mut fds, None).is_err() {
-                continue;
-            }
-            let [ended, said] = fds.map(|fd| !fd.revents().is_empty());
-            if ended {
-                break;
-            }
-            match said.then(|| hear(pipe, Some(Duration::ZERO))).flatten() {
-                Some(Wish::End) => gone = true,
-                Some(Wish::Restart) => why = Some("it did not answer and was ended".to_owned()),
-                None => continue,
-            }
-            let _ = child.kill();
-            break;
+    let look = handle.map_or_else(|| Timespec::try_from(LOOK).ok(), |_| None);
+    while let Ok(None) = child.try_wait() {
+        let mut fds = vec![PollFd::new(pipe, PollFlags::IN)];
+        fds.extend(handle.map(|handle| PollFd::new(handle, PollFlags::IN)));
+        if poll(&mut fds, look.as_ref()).is_err() {
+            continue;
         }
+        let said = fds.first().is_some_and(|fd| !fd.revents().is_empty());
+        match said.then(|| hear(pipe, Some(Duration::ZERO))).flatten() {
+            Some(Wish::End) => gone = true,
+            Some(Wish::Restart) => why = Some("it did not answer and was ended".to_owned()),
+            None => continue,
+        }
+        let _ = child.kill();
+        break;
     }
     let status = child.wait();
     if gone {
@@ -130,5 +137,39 @@ fn hear(pipe: &OwnedFd, time: Option<Duration>) -> Option<Wish> {
             Ok(_) => Some(Wish::Restart),
             Err(_) => None,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a watched process's end is put down to, and how long that took.
+    fn watched(program: &str, args: &[&str], by_handle: bool, say: impl FnOnce(OwnedFd)) -> Option<String> {
+        let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut child = Command::new(program).args(args).spawn().unwrap();
+        let handle = handle(&child).filter(|_| by_handle);
+        let began = Instant::now();
+        say(theirs);
+        let why = watch(&mut child, handle.as_ref(), &ours);
+        assert!(began.elapsed() < Duration::from_secs(60), "it waited for {program}");
+        why
+    }
+
+    /// The helper's end and the daemon's wishes are heard, also where the kernel gives no descriptor for a process.
+    #[test]
+    fn ends_and_wishes_are_heard() {
+        for by_handle in [true, false] {
+            let end = watched("sleep", &["600"], by_handle, drop);
+            assert_eq!(end, None);
+            let mut open = None;
+            let ended = watched("false", &[], by_handle, |pipe| open = Some(pipe));
+            assert!(ended.unwrap().contains("exit status: 1"));
+            let restarted = watched("sleep", &["600"], by_handle, |pipe| {
+                rustix::io::write(&pipe, b"\n").unwrap();
+                open = Some(pipe);
+            });
+            assert!(restarted.unwrap().contains("did not answer"));
+        }
     }
 }

@@ -10,19 +10,22 @@ mod helper;
 mod keeper;
 mod mechanism;
 mod operation;
+mod root;
+mod trust;
 mod uri;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
-use self::channel::{Channel, Lost};
+use self::channel::{Channel, DEADLINE, Lost};
 use self::mechanism::Kind;
 use self::wire::{Answer, Fault, MAX_ITEMS, Place, Reason, Request};
 use super::breaker::Breaker;
@@ -32,9 +35,10 @@ use crate::format::header::Wrapped;
 use crate::kms::canonical;
 
 pub use helper::helper;
-pub use keeper::{HELPER, KEEPER, keeper};
+pub use keeper::{HELPER, KEEPER, keeper, program};
+pub use root::RootKeys;
 pub(super) use uri::SCHEME;
-pub use uri::{MODULE_ENV, TokenUri, needs_pin, uri_of};
+pub use uri::{MODULE_ENV, TokenUri, check_pin, needs_pin, uri_of};
 
 /// Holds the PIN where the URI names no file for it.
 pub const PIN_ENV: &str = "ENVELOPEFS_PIN";
@@ -49,8 +53,27 @@ pub(super) struct Tokens {
     next: AtomicU32,
 }
 
-/// A module's helper, and whether it is being left alone.
-type Helper = (Arc<Channel>, Arc<Breaker>);
+/// A module's helper, and which of its tokens are being left alone.
+struct Helper {
+    channel: Arc<Channel>,
+    breakers: Breakers,
+}
+
+/// Breakers by token: one that is away says nothing of the module's others.
+#[derive(Default)]
+struct Breakers(Vec<(Place, Arc<Breaker>)>);
+
+impl Breakers {
+    fn of(&mut self, place: &Place) -> Arc<Breaker> {
+        let token = place.token();
+        if let Some((_, breaker)) = self.0.iter().find(|(known, _)| *known == token) {
+            return breaker.clone();
+        }
+        let breaker = Arc::<Breaker>::default();
+        self.0.push((token, breaker.clone()));
+        breaker
+    }
+}
 
 /// Wraps under one key of a token.
 pub(super) struct Token {
@@ -69,51 +92,28 @@ impl Tokens {
     /// The provider for a key. Starts the module's helper; asks the token nothing.
     pub(super) fn provider(&self, uri: TokenUri, unlock: &Unlock, vault: &Path) -> Result<Token, KeyError> {
         let pin = uri::pin(&uri, unlock.pin.as_ref())?;
-        let module = trusted(&uri.module(), vault).map_err(|why| {
+        let module = trust::trusted(&uri.module(), vault).map_err(|why| {
             KeyError::Unreachable(format!("{uri}: module {}: {why}", uri.module().display()))
         })?;
         // Held while the helper is started, which asks no token anything.
         let mut helpers = self.open.lock();
-        let (channel, breaker) = match helpers.get(&module) {
-            Some(open) => open.clone(),
-            None => {
-                let channel = Channel::start(&module, unlock.hsm.as_deref()).map_err(|e| {
+        let helper = match helpers.entry(module) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => {
+                let channel = Channel::start(place.key(), unlock.hsm.as_deref()).map_err(|e| {
                     KeyError::Unreachable(format!(
                         "{uri}: the helper process is not started: {e} (a mount in its sandbox starts none: mount again)"
                     ))
                 })?;
-                let open = (Arc::new(channel), Arc::new(Breaker::default()));
-                helpers.insert(module, open.clone());
-                open
+                place.insert(Helper { channel: Arc::new(channel), breakers: Breakers::default() })
             }
         };
+        let (channel, breaker) = (helper.channel.clone(), helper.breakers.of(&uri.place));
         drop(helpers);
         let target = self.next.fetch_add(1, Relaxed);
         let kind = uri.mechanism.map_or_else(OnceLock::new, OnceLock::from);
         Ok(Token { channel, breaker, target, pin, kind, refused: Mutex::default(), uri })
     }
-}
-
-/// The module's real path. What a vault's config says is not authenticated yet when its module is loaded, so who can
-/// write the vault must not be able to put a module of his own in the way.
-fn trusted(path: &Path, vault: &Path) -> Result<PathBuf, String> {
-    let real = path.canonicalize().map_err(|e| e.to_string())?;
-    let meta = real.metadata().map_err(|e| e.to_string())?;
-    if !meta.is_file() {
-        return Err("it is no file".into());
-    }
-    let me = rustix::process::geteuid().as_raw();
-    if (meta.uid() != me && meta.uid() != 0) || meta.mode() & 0o022 != 0 {
-        return Err(format!(
-            "it is not loaded: others can change it (owner {}, mode {:04o})",
-            meta.uid(),
-            meta.mode() & 0o7777
-        ));
-    }
-    if vault.canonicalize().is_ok_and(|vault| real.starts_with(vault)) {
-        return Err("it is not loaded: it lies in the vault, which an attacker may have written".into());
-    }
-    Ok(real)
 }
 
 impl Token {
@@ -128,15 +128,17 @@ impl Token {
         outcome
     }
 
+    /// By as many helpers as it takes, within one deadline.
     fn tries(&self, request: &Request) -> Result<Answer, KeyError> {
+        let until = Instant::now() + DEADLINE;
         let mut died = String::new();
         for _ in 0..ATTEMPTS {
-            let answer = match self.channel.ask(request) {
+            let answer = match self.channel.ask(request, until) {
                 // A new helper knows no key yet.
                 Ok(Answer::NotOpen) => {
                     let place = self.uri.place.clone();
                     let open = Request::Open { target: self.target, place, pin: self.pin.clone() };
-                    self.channel.ask(&open).and_then(|_| self.channel.ask(request))
+                    self.channel.ask(&open, until).and_then(|_| self.channel.ask(request, until))
                 }
                 other => other,
             };
@@ -197,18 +199,38 @@ impl Token {
         }
     }
 
-    /// Wraps at most [`MAX_ITEMS`] keys.
+    /// Wraps at most [`MAX_ITEMS`] keys, in order; a slow token fewer, but one at least.
     fn wrap_some(&self, items: Vec<(Secret<32>, Vec<u8>)>) -> Result<Vec<Wrapped>, KeyError> {
         let kind = self.kind()?;
         let count = items.len();
         let request = Request::Wrap { target: self.target, mechanism: kind.code(), items };
         match self.ask(&request)? {
             Answer::Wrapped(blobs)
-                if blobs.len() == count
+                if (1..=count).contains(&blobs.len())
                     && blobs.iter().all(|blob| mechanism::decode(kind, blob).is_some()) =>
             {
                 Ok(blobs.into_iter().map(Wrapped::Blob).collect())
             }
+            _ => Err(self.odd()),
+        }
+    }
+}
+
+impl Token {
+    fn wrap_one(&self, key: &Secret<32>, context: Vec<u8>) -> Result<Wrapped, KeyError> {
+        let wrapped = self.wrap_some(vec![(key.duplicate(), context)])?;
+        wrapped.into_iter().next().ok_or_else(|| self.odd())
+    }
+
+    fn unwrap_one(&self, blob: Vec<u8>, context: Vec<u8>) -> Result<Secret<32>, KeyError> {
+        let kind = self.kind()?;
+        // What no token made is not shown to any.
+        if mechanism::decode(kind, &blob).is_none() {
+            return Err(KeyError::Foreign);
+        }
+        let request = Request::Unwrap { target: self.target, mechanism: kind.code(), blob, context };
+        match self.ask(&request)? {
+            Answer::Unwrapped(key) => Ok(key),
             _ => Err(self.odd()),
         }
     }
@@ -222,7 +244,7 @@ fn bytes(context: &WrapContext) -> Vec<u8> {
 impl Provider for Token {
     fn describe(&self) -> Result<KeyInfo, KeyError> {
         let (id, kind) = self.look()?;
-        let key_id = if id.is_empty() { self.uri.key() } else { uri::hex(&id) };
+        let key_id = if id.is_empty() { self.uri.place.key_in_words() } else { hex::encode(&id) };
         // A label may move to another key, which opens nothing that this one wrapped.
         let id = Some(id).filter(|id| !id.is_empty());
         let uri = TokenUri {
@@ -239,7 +261,13 @@ impl Provider for Token {
             let keys: Vec<Secret<32>> = some.iter().map(|_| Secret::random()).collect();
             let items = keys.iter().zip(some).map(|(key, context)| (key.duplicate(), bytes(context)));
             match self.wrap_some(items.collect()) {
-                Ok(wrapped) => made.extend(keys.into_iter().map(DataKey).zip(wrapped)),
+                Ok(wrapped) => {
+                    let short = wrapped.len() < some.len();
+                    made.extend(keys.into_iter().map(DataKey).zip(wrapped));
+                    if short {
+                        break;
+                    }
+                }
                 Err(error) if made.is_empty() => return Err(error),
                 Err(_) => break,
             }
@@ -248,14 +276,15 @@ impl Provider for Token {
     }
 
     fn wrap(&self, key: &Secret<32>, context: &WrapContext) -> Result<Wrapped, KeyError> {
-        let wrapped = self.wrap_some(vec![(key.duplicate(), bytes(context))])?;
-        wrapped.into_iter().next().ok_or_else(|| self.odd())
+        self.wrap_one(key, bytes(context))
     }
 
     fn wrap_each(&self, keys: &[(&Secret<32>, WrapContext)]) -> Result<Vec<Wrapped>, KeyError> {
         let mut all = Vec::with_capacity(keys.len());
-        for some in keys.chunks(MAX_ITEMS) {
-            let items = some.iter().map(|(key, context)| (key.duplicate(), bytes(context)));
+        // Each round wraps one key at least.
+        while let Some(rest) = keys.get(all.len()..).filter(|rest| !rest.is_empty()) {
+            let items = rest.iter().take(MAX_ITEMS);
+            let items = items.map(|(key, context)| (key.duplicate(), bytes(context)));
             all.extend(self.wrap_some(items.collect())?);
         }
         Ok(all)
@@ -263,17 +292,7 @@ impl Provider for Token {
 
     fn unwrap(&self, wrapped: &Wrapped, context: &WrapContext) -> Result<Secret<32>, KeyError> {
         let Wrapped::Blob(blob) = wrapped else { return Err(KeyError::Foreign) };
-        let kind = self.kind()?;
-        // What no token made is not shown to any.
-        if mechanism::decode(kind, blob).is_none() {
-            return Err(KeyError::Foreign);
-        }
-        let (blob, context) = (blob.clone(), bytes(context));
-        let request = Request::Unwrap { target: self.target, mechanism: kind.code(), blob, context };
-        match self.ask(&request)? {
-            Answer::Unwrapped(key) => Ok(key),
-            _ => Err(self.odd()),
-        }
+        self.unwrap_one(blob.clone(), bytes(context))
     }
 
     fn is_far(&self) -> bool {
@@ -282,5 +301,27 @@ impl Provider for Token {
 
     fn is_forgeable(&self) -> bool {
         self.kind.get().is_some_and(|kind| kind.is_rsa())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(token: &str, object: &str) -> Place {
+        Place { token: Some(token.into()), object: Some(object.into()), ..Place::default() }
+    }
+
+    /// Keys of one token are left alone together, those of another token of the same module are not.
+    #[test]
+    fn each_token_has_a_breaker() {
+        let mut breakers = Breakers::default();
+        let a = breakers.of(&place("a", "key"));
+        assert!(Arc::ptr_eq(&a, &breakers.of(&place("a", "other key"))));
+        for _ in 0..2 {
+            a.enter().unwrap().done::<()>(&Err(KeyError::Unreachable("away".into())));
+        }
+        assert!(a.enter().is_err());
+        breakers.of(&place("b", "key")).enter().expect("the other token is asked");
     }
 }

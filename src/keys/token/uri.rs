@@ -16,7 +16,7 @@ use crate::keys::KeyError;
 pub(in crate::keys) const SCHEME: &str = "pkcs11:";
 /// Names the module instead of the URIs' own `module-path`.
 pub const MODULE_ENV: &str = "ENVELOPEFS_PKCS11_MODULE";
-/// The longest value of one attribute: PKCS#11's own texts have at most 64 bytes, paths 4096.
+/// The longest value of one attribute, and the longest PIN: PKCS#11's own texts have at most 64 bytes, paths 4096.
 const LONGEST: usize = 4096;
 
 /// A URI in its parts.
@@ -141,16 +141,6 @@ impl TokenUri {
         let given = std::env::var_os(MODULE_ENV).map(PathBuf::from);
         given.or_else(|| self.module.clone()).unwrap_or_default()
     }
-
-    /// The key in words, for messages.
-    pub(super) fn key(&self) -> String {
-        match (&self.place.object, &self.place.id) {
-            (Some(label), None) => format!("labelled {label:?}"),
-            (Some(label), Some(id)) => format!("labelled {label:?} with id {}", hex(id)),
-            (None, Some(id)) => format!("with id {}", hex(id)),
-            (None, None) => String::new(),
-        }
-    }
 }
 
 /// The one spelling that a volume config keeps.
@@ -203,11 +193,6 @@ fn escape(bytes: &[u8], also: &[u8]) -> String {
     out
 }
 
-/// Bytes in lowercase hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    hex::encode(bytes)
-}
-
 /// The URI of the secret key with a label in the only token of a module, its PIN in a file.
 pub fn uri_of(label: &str, module: &Path, pin: &Path) -> String {
     let uri = TokenUri {
@@ -233,11 +218,27 @@ pub(super) fn pin(
     uri: &TokenUri,
     given: Option<&Zeroizing<String>>,
 ) -> Result<Option<Zeroizing<String>>, KeyError> {
-    match &uri.pin_source {
-        Some(path) => {
+    match (&uri.pin_source, given) {
+        (Some(path), _) => {
             read_pin(path).map(Some).map_err(|why| KeyError::Denied(format!("{}: {why}", path.display())))
         }
-        None => Ok(given.cloned()),
+        (None, Some(pin)) => {
+            check_pin(pin).map_err(|why| KeyError::Denied(format!("{uri}: {why}")))?;
+            Ok(Some(pin.clone()))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Whether a PIN can be one.
+///
+/// # Errors
+/// It is empty, or too long for a helper.
+pub fn check_pin(pin: &str) -> Result<(), String> {
+    match pin.len() {
+        0 => Err("the PIN is empty".into()),
+        1..=LONGEST => Ok(()),
+        len => Err(format!("the PIN has {len} bytes, at most {LONGEST} are taken")),
     }
 }
 
@@ -245,7 +246,8 @@ pub(super) fn pin(
 fn read_pin(path: &Path) -> Result<Zeroizing<String>, String> {
     use std::io::Read as _;
     use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-    const MOST: u64 = 4096;
+    /// A PIN, the end of its line, and a byte by which a longer one is seen to be.
+    const MOST: u64 = LONGEST as u64 + 3;
     let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).expect("open flags fit an int");
     let mut open = std::fs::OpenOptions::new();
     let file =
@@ -262,14 +264,12 @@ fn read_pin(path: &Path) -> Result<Zeroizing<String>, String> {
             meta.uid()
         ));
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(4097));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST + 4));
     file.take(MOST).read_to_end(&mut bytes).map_err(|e| format!("the PIN is not read: {e}"))?;
     let line = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let text = std::str::from_utf8(line).map_err(|_| "the PIN is not UTF-8".to_owned())?;
-    if text.is_empty() {
-        return Err("its first line, the PIN, is empty".into());
-    }
+    check_pin(text)?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
@@ -335,6 +335,15 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(read_pin(&path).unwrap().as_str(), "user:secret");
         std::fs::write(&path, "\n").unwrap();
-        assert!(read_pin(&path).unwrap_err().contains("empty"));
+        assert_eq!(read_pin(&path).unwrap_err(), "the PIN is empty");
+        for (len, fits) in [(LONGEST, true), (LONGEST + 1, false), (3 * LONGEST, false)] {
+            for end in ["", "\n", "\r\n", "\nmore"] {
+                std::fs::write(&path, "7".repeat(len) + end).unwrap();
+                match read_pin(&path) {
+                    Ok(pin) => assert!(fits && pin.len() == len, "{len} {end:?}"),
+                    Err(why) => assert!(!fits && why.contains("at most 4096"), "{why}"),
+                }
+            }
+        }
     }
 }

@@ -88,9 +88,9 @@ pub(super) type Packet = Zeroizing<Vec<u8>>;
 struct Writer(Packet);
 
 impl Writer {
-    fn new(id: u64, tag: u8) -> Self {
-        // Never grown, so that no copy of a key stays behind.
-        let mut packet = Zeroizing::new(Vec::with_capacity(MAX_MESSAGE));
+    /// `room`: not less than the packet will have. It is never grown, so that no copy of a key stays behind.
+    fn new(room: usize, id: u64, tag: u8) -> Self {
+        let mut packet = Zeroizing::new(Vec::with_capacity(room));
         packet.extend_from_slice(&id.to_le_bytes());
         packet.push(tag);
         Self(packet)
@@ -164,6 +164,21 @@ impl<'a> Reader<'a> {
 }
 
 impl Place {
+    /// The token alone.
+    pub(super) fn token(&self) -> Self {
+        Self { object: None, id: None, kind: None, ..self.clone() }
+    }
+
+    /// The key, for messages.
+    pub(super) fn key_in_words(&self) -> String {
+        match (&self.object, &self.id) {
+            (Some(label), None) => format!("labelled {label:?}"),
+            (Some(label), Some(id)) => format!("labelled {label:?} with id {}", hex::encode(id)),
+            (None, Some(id)) => format!("with id {}", hex::encode(id)),
+            (None, None) => "without a name".into(),
+        }
+    }
+
     fn encode(&self, writer: Writer) -> Writer {
         let text = |text: &Option<String>| text.as_ref().map(|t| t.as_bytes().to_vec());
         let slot = self.slot_id.map(|slot| slot.to_le_bytes().to_vec());
@@ -192,23 +207,24 @@ impl Place {
 impl Request {
     /// The packet of a request; `None` where it is too long for one.
     pub(super) fn encode(&self, id: u64) -> Option<Packet> {
-        if self.len() > MAX_MESSAGE {
+        let room = self.len();
+        if room > MAX_MESSAGE {
             return None;
         }
         let writer = match self {
-            Self::Open { target, place, pin } => {
-                place.encode(Writer::new(id, 1).number(*target)).maybe(pin.as_ref().map(|pin| pin.as_bytes()))
-            }
+            Self::Open { target, place, pin } => place
+                .encode(Writer::new(room, id, 1).number(*target))
+                .maybe(pin.as_ref().map(|pin| pin.as_bytes())),
             Self::Describe { target, mechanism } => {
-                Writer::new(id, 2).number(*target).maybe(mechanism.as_ref().map(std::slice::from_ref))
+                Writer::new(room, id, 2).number(*target).maybe(mechanism.as_ref().map(std::slice::from_ref))
             }
             Self::Wrap { target, mechanism, items } => {
                 let count = u32::try_from(items.len()).ok()?;
-                let writer = Writer::new(id, 3).number(*target).bytes(&[*mechanism]).number(count);
+                let writer = Writer::new(room, id, 3).number(*target).bytes(&[*mechanism]).number(count);
                 items.iter().fold(writer, |writer, (key, context)| writer.bytes(key.expose()).bytes(context))
             }
             Self::Unwrap { target, mechanism, blob, context } => {
-                Writer::new(id, 4).number(*target).bytes(&[*mechanism]).bytes(blob).bytes(context)
+                Writer::new(room, id, 4).number(*target).bytes(&[*mechanism]).bytes(blob).bytes(context)
             }
         };
         Some(writer.0)
@@ -279,21 +295,38 @@ impl Fault {
 
 impl Answer {
     pub(super) fn encode(&self, id: u64) -> Packet {
+        let room = self.len();
         let writer = match self {
-            Self::Opened => Writer::new(id, 1),
-            Self::Described { id: key, mechanism } => Writer::new(id, 2).bytes(key).bytes(&[*mechanism]),
+            Self::Opened => Writer::new(room, id, 1),
+            Self::Described { id: key, mechanism } => {
+                Writer::new(room, id, 2).bytes(key).bytes(&[*mechanism])
+            }
             Self::Wrapped(blobs) => {
                 let count = u32::try_from(blobs.len()).expect("at most MAX_ITEMS");
-                blobs.iter().fold(Writer::new(id, 3).number(count), |writer, blob| writer.bytes(blob))
+                blobs.iter().fold(Writer::new(room, id, 3).number(count), |writer, blob| writer.bytes(blob))
             }
-            Self::Unwrapped(key) => Writer::new(id, 4).bytes(key.expose()),
-            Self::NotOpen => Writer::new(id, 5),
+            Self::Unwrapped(key) => Writer::new(room, id, 4).bytes(key.expose()),
+            Self::NotOpen => Writer::new(room, id, 5),
             Self::Failed(fault) => {
-                Writer::new(id, 6).bytes(&[fault.reason as u8]).bytes(fault.text.as_bytes())
+                Writer::new(room, id, 6).bytes(&[fault.reason as u8]).bytes(fault.text.as_bytes())
             }
-            Self::Died(why) => Writer::new(id, 7).bytes(&why.as_bytes()[..why.floor_char_boundary(MAX_TEXT)]),
+            Self::Died(why) => {
+                Writer::new(room, id, 7).bytes(&why.as_bytes()[..why.floor_char_boundary(MAX_TEXT)])
+            }
         };
         writer.0
+    }
+
+    /// Not less than the bytes of the packet.
+    fn len(&self) -> usize {
+        let fields = match self {
+            Self::Described { id, .. } => id.len(),
+            Self::Wrapped(blobs) => blobs.iter().map(|blob| 4 + blob.len()).sum(),
+            Self::Failed(fault) => fault.text.len(),
+            Self::Died(why) => why.len(),
+            Self::Opened | Self::Unwrapped(_) | Self::NotOpen => 0,
+        };
+        fields + 128
     }
 
     pub(super) fn decode(packet: &[u8]) -> Option<(u64, Self)> {
@@ -379,6 +412,7 @@ mod tests {
             let packet = request.encode(9).unwrap();
             let (id, back) = Request::decode(&packet).unwrap();
             assert_eq!((id, &back.encode(9).unwrap()), (9, &packet), "request {n}");
+            assert!(packet.len() <= request.len(), "request {n} has outgrown its room");
             for end in 0..packet.len() {
                 assert!(Request::decode(&packet[..end]).is_none(), "request {n} cut at {end}");
             }
@@ -388,6 +422,7 @@ mod tests {
             let packet = answer.encode(9);
             let (id, back) = Answer::decode(&packet).unwrap();
             assert_eq!((id, &back.encode(9)), (9, &packet), "answer {n}");
+            assert!(packet.len() <= answer.len(), "answer {n} has outgrown its room");
             for end in 0..packet.len() {
                 assert!(Answer::decode(&packet[..end]).is_none(), "answer {n} cut at {end}");
             }

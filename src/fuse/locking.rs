@@ -292,7 +292,7 @@ fn answer(waiting: &Waiting, answer: Answer<()>) {
 mod tests {
     use std::fs::File;
     use std::io::Read;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use zerocopy::FromBytes;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustic_core::repofile::{SnapshotFile, StringList};
-use rustic_core::{BackupOptions, IndexedIdsStatus, ParentOptions, RepairIndexOptions, Repository};
+use rustic_core::{BackupOptions, IndexedIdsStatus, ParentOptions, Repository};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::Serialize;
@@ -178,17 +178,19 @@ impl Repo {
     /// Stores the vault as it is now. An error means that nothing was stored.
     pub fn run(&self, vault: &Path, options: &RunOptions) -> Result<RunReport> {
         let running = Running::begin(self)?;
+        let census = self.census()?;
+        let lossy = census.lost > 0;
         if running.cut_off {
             // What it stored is in packs that no index knows; now the index knows them.
             log::info!("the last run did not end: looking for what it stored");
-            self.repo.repair_index(&RepairIndexOptions::default(), false).map_err(self.failed())?;
+            self.index_packs(census.unknown)?;
         }
         let frozen = options.hook.as_ref().map(|hook| running.freeze(hook, vault)).transpose()?;
         let (frozen, mut mounted) = frozen.map_or((None, false), |(frozen, mounted)| (Some(frozen), mounted));
         let vault = frozen.as_ref().map_or(vault, |frozen| &frozen.vault);
         let access = access(vault)?;
         mounted |= access.daemon.is_some();
-        let Passed { snapshot, problems, passes } = self.passes(vault, &access, options)?;
+        let Passed { snapshot, problems, passes } = self.passes(vault, &access, options, lossy)?;
         let snapshot = self.publish(snapshot, problems.is_empty())?;
         drop(access);
         let was_frozen = frozen.is_some();
@@ -209,8 +211,8 @@ impl Repo {
         })
     }
 
-    /// Reads the vault until everything is stored that can be.
-    fn passes(&self, vault: &Path, access: &Access, options: &RunOptions) -> Result<Passed> {
+    /// Reads the vault until everything is stored that can be. `lossy`: an index names packs that are not there.
+    fn passes(&self, vault: &Path, access: &Access, options: &RunOptions, lossy: bool) -> Result<Passed> {
         let mut parent = self.parent(options)?;
         self.backend.hold_snapshots(true);
         let (mut first, mut done) = (None, None);
@@ -224,7 +226,8 @@ impl Repo {
             let (meter, daemon) = (Arc::clone(&self.meter), access.daemon.clone());
             let pass = Arc::new(Pass::new(meter, daemon, paranoid, caught_not, self.state.clone()));
             let walk = Walk::new(vault, access.journal)?;
-            let repo = self.again()?.to_indexed_ids().map_err(self.failed())?;
+            let census = lossy.then(|| self.census()).transpose()?;
+            let repo = self.indexed_ids(census)?;
             let snapshot = self.pass(&repo, walk, &pass, parent.as_deref(), options)?;
             parent = Some(snapshot.id.to_hex().to_string());
             first.get_or_insert_with(|| snapshot.summary.clone());

@@ -50,6 +50,33 @@ fn a_vanished_pack_is_found() {
     home.ok(&["backup", "run", "--all", "vault", "REPO"]);
 }
 
+/// An index that names packs which are not there is not believed, by no machine: the next run stores again what they held, reads
+/// what did not change too, removes nothing, and what it stored comes back. A prune mends the index.
+#[test]
+fn an_index_that_names_what_is_not_there_is_not_believed() {
+    let Some(mut home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    // One is gone, another is not whole.
+    let packs = home.packs();
+    fs::remove_file(&packs[0]).unwrap();
+    fs::OpenOptions::new().write(true).open(&packs[1]).unwrap().set_len(1000).unwrap();
+    let indexes = |home: &Home| home.sh("ls repo/index | sort").lines().map(str::to_owned).collect::<Vec<_>>();
+    let before = indexes(&home);
+    // Another machine, and this one behind a run that was cut off.
+    home.sh("rm -r cache");
+    for _ in 0..2 {
+        home.json(0, &["backup", "run", "vault", "REPO"]);
+        home.sh("cd cache/envelopefs/backup && touch $(ls | grep -m1 -E '^[0-9a-f]{64}$').running");
+    }
+    let after = indexes(&home);
+    assert!(before.iter().all(|name| after.contains(name)), "{before:?} {after:?}");
+    home.ok(&["backup", "restore", "REPO", "back"]);
+    home.assert_same("vault", "back");
+    home.ok(&["backup", "forget", "--keep-last", "1", "REPO"]);
+    home.ok(&["backup", "prune", "REPO"]);
+    home.ok(&["backup", "verify", "--read", "all", "REPO"]);
+}
+
 /// A killed run is gone on with: what it stored is not sent again.
 #[test]
 fn a_killed_run_goes_on() {

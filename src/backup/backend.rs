@@ -2,7 +2,8 @@
 //!
 //! Packs are sent in the background, a bounded number at once; before anything that speaks of packs (an index, a
 //! snapshot) is written, all of them have arrived. The library counts a pack as stored when its sending was begun: so
-//! what could not be written once fails everything that would be written after it. Reading, whole packs are kept where a command goes through much of
+//! what could not be written once fails everything that would be written after it. The library reads on to the end all the same:
+//! whoever gives it what to write asks [`Backend::has_failed`]. Reading, whole packs are kept where a command goes through much of
 //! the repository, so that a pack is fetched once and not once a file.
 
 use std::collections::VecDeque;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustic_core::{BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend};
 
-use super::error::BackupError;
+use super::error::{BackupError, StoreFault};
 use super::repo::sha256;
 use super::s3::{Background, Objects, Put};
 
@@ -31,6 +32,10 @@ pub(super) struct Backend {
     flying: Mutex<Flying>,
     landed: Condvar,
     shown: Mutex<Option<Shown>>,
+    /// Nothing is written any more: `flying` has the reason.
+    broken: AtomicBool,
+    /// A run is going on: what cannot be read because the store does not answer ends it as well.
+    running: AtomicBool,
     whole: AtomicBool,
     packs: Mutex<Packs>,
     arrived: Condvar,
@@ -105,6 +110,8 @@ impl Backend {
             flying: Mutex::default(),
             landed: Condvar::new(),
             shown: Mutex::default(),
+            broken: AtomicBool::new(false),
+            running: AtomicBool::new(false),
             whole: AtomicBool::new(false),
             packs: Mutex::default(),
             arrived: Condvar::new(),
@@ -144,10 +151,38 @@ impl Backend {
         self.flying.lock().failed.as_ref().map(BackupError::again)
     }
 
+    /// Whether [`Self::failure`] has something to say.
+    pub(super) fn has_failed(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// From now on a store that does not answer is asked nothing more.
+    pub(super) fn begin_run(&self) {
+        self.running.store(true, Ordering::Relaxed);
+    }
+
     /// Nothing is written from now on.
     fn fail(&self, e: BackupError) -> Box<RusticError> {
-        self.flying.lock().failed.get_or_insert_with(|| e.again());
+        self.break_off(&mut self.flying.lock(), e.again());
         failed(e)
+    }
+
+    fn break_off(&self, flying: &mut Flying, e: BackupError) {
+        flying.failed.get_or_insert(e);
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads for the library, which passes over what it cannot read of the last snapshot: one thing after another, for a
+    /// whole patience each, if a run asked on.
+    fn reading<T>(&self, read: impl FnOnce() -> Result<T, BackupError>) -> RusticResult<T> {
+        let running = self.running.load(Ordering::Relaxed);
+        if let Some(e) = self.failure().filter(|_| running) {
+            return Err(failed(e));
+        }
+        read().map_err(|e| match e.store_fault() {
+            Some(StoreFault::Unreachable) if running => self.fail(e),
+            _ => failed(e),
+        })
     }
 
     /// Waits until no more than `left` packs are on their way. A pack that somebody waits for is on its way, for
@@ -169,7 +204,7 @@ impl Backend {
             let landed = MutexGuard::unlocked(&mut flying, || self.finish(flight));
             flying.count -= 1;
             if let Err(e) = landed {
-                flying.failed.get_or_insert(e);
+                self.break_off(&mut flying, e);
             }
             self.landed.notify_all();
         }
@@ -268,7 +303,7 @@ impl ReadBackend for Backend {
                 _ => {}
             }
         }
-        let found = self.objects.list(tpe.dirname()).map_err(failed)?;
+        let found = self.reading(|| self.objects.list(tpe.dirname()))?;
         // What is not named like an object of the repository is none.
         let named = found.into_iter().filter_map(|(name, len)| Some((name.parse().ok()?, u32_of(len))));
         let mut listed: Vec<(Id, u32)> = named.collect();
@@ -285,7 +320,7 @@ impl ReadBackend for Backend {
         {
             return Ok(bytes.clone());
         }
-        self.fetch(tpe, id).map_err(failed)
+        self.reading(|| self.fetch(tpe, id))
     }
 
     fn read_partial(
@@ -310,7 +345,7 @@ impl ReadBackend for Backend {
             return Ok(pack.slice(from..to));
         }
         let range = Some((offset.into(), length.into()));
-        self.objects.get(&name_of(tpe, id), range).map_err(failed)
+        self.reading(|| self.objects.get(&name_of(tpe, id), range))
     }
 
     fn warmup_path(&self, tpe: FileType, id: &Id) -> String {
@@ -417,6 +452,6 @@ mod tests {
             assert!(write(&backend, tpe, 3).is_err(), "{tpe:?}");
             assert!(!place(&base, tpe, 3).exists(), "{tpe:?}");
         }
-        assert!(backend.failure().is_some());
+        assert!(backend.has_failed() && backend.failure().is_some());
     }
 }

@@ -177,6 +177,12 @@ struct Passed {
 impl Repo {
     /// Stores the vault as it is now. An error means that nothing was stored.
     pub fn run(&self, vault: &Path, options: &RunOptions) -> Result<RunReport> {
+        self.backend.begin_run();
+        // The store's failure is what it was, not what became of it on the way through the library.
+        self.run_once(vault, options).map_err(|e| self.backend.failure().unwrap_or(e))
+    }
+
+    fn run_once(&self, vault: &Path, options: &RunOptions) -> Result<RunReport> {
         let running = Running::begin(self)?;
         let census = self.census()?;
         let lossy = census.lost > 0;
@@ -223,8 +229,8 @@ impl Repo {
             }
             let paranoid = options.paranoid.filter(|_| pass_number == 1);
             let caught_not = std::mem::take(&mut before);
-            let (meter, daemon) = (Arc::clone(&self.meter), access.daemon.clone());
-            let pass = Arc::new(Pass::new(meter, daemon, paranoid, caught_not, self.state.clone()));
+            let (ends, daemon) = ((Arc::clone(&self.meter), Arc::clone(&self.backend)), access.daemon.clone());
+            let pass = Arc::new(Pass::new(ends, daemon, paranoid, caught_not, self.state.clone()));
             let walk = Walk::new(vault, access.journal)?;
             let census = lossy.then(|| self.census()).transpose()?;
             let repo = self.indexed_ids(census)?;

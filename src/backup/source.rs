@@ -4,6 +4,8 @@
 //! here, by path, and decides how the run ends. A file is stored only as it was at one moment: it is stored if size
 //! and change time (and, beside a mount, what its daemon holds of it) say that nothing changed it while it was read. What
 //! is being written beside a mount is copied first, while the daemon keeps it as it is (`held`).
+//!
+//! When the store has failed there is nothing more to read: the library would go on to the end.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -18,6 +20,7 @@ use parking_lot::Mutex;
 use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::backend::Backend;
 use super::daemon::Daemon;
 use super::held;
 use super::meter::Meter;
@@ -35,6 +38,8 @@ pub const ROOT: &str = "/vault";
 const TICK: Duration = Duration::from_millis(20);
 /// A file that changed so shortly before it is found may be one that changes all the time.
 const YOUNG: Duration = Duration::from_secs(3);
+/// Why nothing is read.
+const NO_STORE: &str = "the store has failed";
 /// Of the files that did not change, `--paranoid` reads one in so many.
 const PARANOID: u64 = 7;
 
@@ -42,6 +47,7 @@ const PARANOID: u64 = 7;
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) meter: Arc<Meter>,
+    store: Arc<Backend>,
     pub(super) daemon: Option<Arc<dyn Daemon>>,
     /// Which part of the unchanged files to read again.
     pub(super) paranoid: Option<u64>,
@@ -58,7 +64,7 @@ pub(super) struct Pass {
 impl Pass {
     /// `caught_not`: files that changed while the pass before read them. `copies`: a directory of this user's.
     pub(super) fn new(
-        meter: Arc<Meter>,
+        (meter, store): (Arc<Meter>, Arc<Backend>),
         daemon: Option<Arc<dyn Daemon>>,
         paranoid: Option<u64>,
         caught_not: BTreeSet<PathBuf>,
@@ -70,7 +76,7 @@ impl Pass {
             None
         });
         let busy = busy.into_iter().flatten().collect();
-        Self { meter, daemon, paranoid, caught_not, busy, copies, problems, changing }
+        Self { meter, store, daemon, paranoid, caught_not, busy, copies, problems, changing }
     }
 
     /// A copy of a file that is being written, made while it was kept as it is; the entry is true of it.
@@ -174,6 +180,9 @@ impl Iterator for Entries {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            if self.pass.store.has_failed() {
+                return None;
+            }
             match self.walk.as_mut()?.next()? {
                 Ok(entry) => return Some(Ok(self.given(entry))),
                 Err(missed) => self.pass.problem(&missed.path, missed.why),
@@ -243,6 +252,9 @@ impl ReadSourceOpen for Opening {
     type Reader = Reader;
 
     fn open(mut self) -> RusticResult<Reader> {
+        if self.pass.store.has_failed() {
+            return Err(RusticError::new(ErrorKind::Backend, NO_STORE));
+        }
         let bytes = match self.copy.take() {
             Some(copy) => Ok(Some(Bytes::Copy(copy))),
             None => self.file().map(|file| file.map(Bytes::Lower)),
@@ -302,6 +314,9 @@ impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.failed {
             return Err(io::Error::other("the file changed while it was read"));
+        }
+        if self.pass.store.has_failed() {
+            return Err(io::Error::other(NO_STORE));
         }
         let read = match &mut self.bytes {
             Bytes::Lower(file) => file.read(buf),

@@ -37,7 +37,8 @@ impl Read for Copy {
 }
 
 /// Looks at a file again and copies it, both under a lease of its daemon's. `None` where the lease was not to be had, or did
-/// not last; the entry is as it was found last, in any case. `dir`: where a long copy may lie.
+/// not last, or the copy failed; the entry is as it was found last, in any case. An error is the daemon's. `dir`: where a long
+/// copy may lie.
 pub(super) fn copy(daemon: &dyn Daemon, entry: &mut Entry, dir: &Path) -> io::Result<Option<Copy>> {
     let inode = entry.stat.ino;
     if !daemon.lease(inode)? {
@@ -45,7 +46,8 @@ pub(super) fn copy(daemon: &dyn Daemon, entry: &mut Entry, dir: &Path) -> io::Re
     }
     let copied = entry.look_again().map_err(io::Error::from).and_then(|()| bytes_of(entry, dir));
     let kept = daemon.end_lease(inode)?;
-    Ok(Some(copied?).filter(|_| kept && entry.fault.is_none()))
+    let copied = copied.inspect_err(|e| log::debug!("{}: not copied: {e}", entry.path.display()));
+    Ok(copied.ok().filter(|_| kept && entry.fault.is_none()))
 }
 
 fn bytes_of(entry: &Entry, dir: &Path) -> io::Result<Copy> {

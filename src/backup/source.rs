@@ -14,6 +14,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -57,6 +58,8 @@ pub(super) struct Pass {
     busy: HashSet<u64>,
     /// Where copies of them may lie.
     copies: PathBuf,
+    /// The daemon failed when it was asked for one, perhaps after minutes.
+    no_leases: AtomicBool,
     problems: Mutex<Vec<(PathBuf, String)>>,
     changing: Mutex<BTreeSet<PathBuf>>,
 }
@@ -76,7 +79,8 @@ impl Pass {
             None
         });
         let busy = busy.into_iter().flatten().collect();
-        Self { meter, store, daemon, paranoid, caught_not, busy, copies, problems, changing }
+        let no_leases = AtomicBool::new(false);
+        Self { meter, store, daemon, paranoid, caught_not, busy, copies, no_leases, problems, changing }
     }
 
     /// A copy of a file that is being written, made while it was kept as it is; the entry is true of it.
@@ -88,9 +92,13 @@ impl Pass {
         if !changes || entry.stat.kind() != S_IFREG || id_of(entry).is_none() {
             return None;
         }
+        if self.no_leases.load(Ordering::Relaxed) {
+            return None;
+        }
         // Without a copy it is read as any other.
         held::copy(&**daemon, entry, &self.copies).unwrap_or_else(|e| {
-            log::debug!("{}: not copied: {e}", entry.path.display());
+            log::debug!("{}: no lease, nor of others: {e}", entry.path.display());
+            self.no_leases.store(true, Ordering::Relaxed);
             None
         })
     }

@@ -132,14 +132,14 @@ impl Asker<'_> {
 
     fn lease(&mut self, inode: u64) -> String {
         if self.leases.len() >= LEASES {
-            return "no".into();
+            return "taken".into();
         }
         match self.fs.lease(inode) {
             Ok(Some(lease)) => {
                 self.leases.push((inode, lease));
-                "ok".into()
+                "held".into()
             }
-            Ok(None) => "no".into(),
+            Ok(None) => "taken".into(),
             Err(e) => format!("error {e}"),
         }
     }

@@ -24,7 +24,8 @@ use super::source::{Pass, ROOT, VaultSource};
 use super::walk::{Walk, open_top};
 use crate::vault::VaultLock;
 
-/// Passes over a vault: files that changed while they were read are read again in the next one.
+/// Passes over a vault: files that changed while they were read are read again in the next one, and what was moved meanwhile is
+/// found at its new place.
 const PASSES: u32 = 4;
 /// Before each further pass, so that what is changing may come to rest.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -238,7 +239,7 @@ impl Repo {
             parent = Some(snapshot.id.to_hex().to_string());
             first.get_or_insert_with(|| snapshot.summary.clone());
             let changing = pass.changing();
-            let again = !changing.is_empty() && pass_number < PASSES;
+            let again = (!changing.is_empty() || pass.has_lost_sight()) && pass_number < PASSES;
             done = Some((snapshot, pass, pass_number));
             if !again {
                 break;

@@ -26,7 +26,7 @@ use super::daemon::Daemon;
 use super::held;
 use super::meter::Meter;
 use super::node::node_of;
-use super::walk::{Entry, Walk};
+use super::walk::{Entry, Missed, Walk};
 use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
 use crate::vault::LowerStat;
@@ -36,7 +36,7 @@ use crate::vault::stat::{S_IFDIR, S_IFREG, stat_fd};
 pub const ROOT: &str = "/vault";
 /// A file that changed so shortly before it is read may change again without another change time: the kernel's clock
 /// for files ticks at least a hundred times a second.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
 /// A file that changed so shortly before it is found may be one that changes all the time.
 const YOUNG: Duration = Duration::from_secs(3);
 /// Why nothing is read.
@@ -62,6 +62,8 @@ pub(super) struct Pass {
     no_leases: AtomicBool,
     problems: Mutex<Vec<(PathBuf, String)>>,
     changing: Mutex<BTreeSet<PathBuf>>,
+    /// A directory was gone before it was read, removed or moved.
+    lost_sight: AtomicBool,
 }
 
 impl Pass {
@@ -79,8 +81,8 @@ impl Pass {
             None
         });
         let busy = busy.into_iter().flatten().collect();
-        let no_leases = AtomicBool::new(false);
-        Self { meter, store, daemon, paranoid, caught_not, busy, copies, no_leases, problems, changing }
+        let (no_leases, lost_sight) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { meter, store, daemon, paranoid, caught_not, busy, copies, no_leases, problems, changing, lost_sight }
     }
 
     /// A copy of a file that is being written, made while it was kept as it is; the entry is true of it.
@@ -116,7 +118,12 @@ impl Pass {
         self.problems.lock().clone()
     }
 
-    /// Files that changed while they were read, which the snapshot has not got.
+    /// Whether another pass may find what this one has missed, and cannot name.
+    pub(super) fn has_lost_sight(&self) -> bool {
+        self.lost_sight.load(Ordering::Relaxed)
+    }
+
+    /// Files that changed while they were read, and what was moved meanwhile: the snapshot has not got them.
     pub(super) fn changing(&self) -> BTreeSet<PathBuf> {
         self.changing.lock().clone()
     }
@@ -193,7 +200,12 @@ impl Iterator for Entries {
             }
             match self.walk.as_mut()?.next()? {
                 Ok(entry) => return Some(Ok(self.given(entry))),
-                Err(missed) => self.pass.problem(&missed.path, missed.why),
+                Err(Missed::Unread { path, why }) => self.pass.problem(&path, why),
+                Err(Missed::Moved(path)) => self.pass.changed(&path),
+                Err(Missed::Gone(path)) => {
+                    log::debug!("{}: gone before it was read", path.display());
+                    self.pass.lost_sight.store(true, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -252,8 +264,13 @@ fn is_hot(stat: &LowerStat) -> bool {
 /// Nanoseconds since a file changed, or until then where a clock was set back.
 fn age_of(stat: &LowerStat) -> u128 {
     let now = clock_gettime(ClockId::Realtime);
-    let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-    (nanos(now.tv_sec, now.tv_nsec) - nanos(stat.ctime.0, stat.ctime.1.into())).unsigned_abs()
+    between(stat.ctime, (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)))
+}
+
+/// Nanoseconds between two moments, in whatever order.
+pub(super) fn between(one: (i64, u32), other: (i64, u32)) -> u128 {
+    let nanos = |(seconds, nanos): (i64, u32)| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    (nanos(one) - nanos(other)).unsigned_abs()
 }
 
 impl ReadSourceOpen for Opening {

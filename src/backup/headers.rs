@@ -128,7 +128,7 @@ fn write(vault: &Path, own: &OwnedFd, temporary: &str) -> Result<Exported> {
                 continue;
             }
             Err(Missed::Moved(path)) => {
-                note(&mut report.faults, &path, "it was moved meanwhile: export again");
+                note(&mut report.faults, &path, "it was moved meanwhile: export again".into());
                 continue;
             }
             Err(Missed::Gone(_)) => continue,

@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::backend::Backend;
 use super::daemon::Daemon;
@@ -30,13 +29,10 @@ use super::walk::{Entry, Missed, Walk};
 use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
 use crate::vault::LowerStat;
-use crate::vault::stat::{S_IFDIR, S_IFREG, stat_fd};
+use crate::vault::stat::{S_IFDIR, S_IFREG, TICK, stat_fd};
 
 /// Where the vault is in a snapshot.
 pub const ROOT: &str = "/vault";
-/// A file that changed so shortly before it is read may change again without another change time: the kernel's clock
-/// for files ticks at least a hundred times a second.
-pub(super) const TICK: Duration = Duration::from_millis(20);
 /// A file that changed so shortly before it is found may be one that changes all the time.
 const YOUNG: Duration = Duration::from_secs(3);
 /// Why nothing is read.
@@ -86,11 +82,11 @@ impl Pass {
     }
 
     /// A copy of a file that is being written, made while it was kept as it is; the entry is true of it.
-    fn held(&self, entry: &mut Entry) -> Option<held::Copy> {
+    fn held(&self, entry: &mut Entry) -> Option<held::Held> {
         let daemon = self.daemon.as_ref()?;
         let changes = self.caught_not.contains(&entry.path)
             || self.busy.contains(&entry.stat.ino)
-            || age_of(&entry.stat) < YOUNG.as_nanos();
+            || entry.stat.age() < YOUNG;
         if !changes || entry.stat.kind() != S_IFREG || id_of(entry).is_none() {
             return None;
         }
@@ -165,7 +161,7 @@ pub(super) struct Entries {
 impl Entries {
     fn given(&self, mut entry: Entry) -> ReadSourceEntry<Opening> {
         let pass = &self.pass;
-        let copy = pass.held(&mut entry);
+        let held = pass.held(&mut entry);
         pass.meter.entries.add(1);
         let path = if entry.path.as_os_str().is_empty() {
             PathBuf::from(ROOT)
@@ -176,7 +172,10 @@ impl Entries {
             pass.problem(&entry.path, why);
         }
         let name = path.file_name().unwrap_or(OsStr::new("vault")).to_owned();
-        let read_anew = pass.paranoid.is_some_and(|part| is_in_part(&entry.path, part));
+        // A change after the lease may bear the time that the copy has.
+        let read_anew = pass.paranoid.is_some_and(|part| is_in_part(&entry.path, part))
+            || held.as_ref().is_some_and(|held| held.hot);
+        let copy = held.map(|held| held.copy);
         let node = node_of(&entry, &name, read_anew && entry.stat.kind() == S_IFREG);
         let open = (entry.stat.kind() == S_IFREG).then(|| Opening::new(entry, copy, Arc::clone(pass)));
         ReadSourceEntry { path, node, open }
@@ -228,7 +227,7 @@ impl Opening {
     /// The lower file, if it is what the walk saw, and holds all of itself.
     fn file(&self) -> io::Result<Option<File>> {
         let file = File::from(self.entry.open()?);
-        if !self.is_still(&file)? && is_hot(&self.entry.stat) {
+        if !self.is_still(&file)? && self.entry.stat.is_hot() {
             std::thread::sleep(TICK);
         }
         Ok(if self.is_still(&file)? { Some(file) } else { None })
@@ -241,7 +240,7 @@ impl Opening {
             (Some(daemon), Some(id)) => daemon.is_pending(id)?,
             _ => false,
         };
-        Ok(!pending && is_same(&self.entry.stat, &now) && !is_hot(&now))
+        Ok(!pending && is_same(&self.entry.stat, &now) && !now.is_hot())
     }
 }
 
@@ -254,23 +253,6 @@ fn id_of(entry: &Entry) -> Option<FileId> {
 /// Whether nothing changed a file between two looks at it.
 fn is_same(before: &LowerStat, after: &LowerStat) -> bool {
     before.same_inode(after) && before.size == after.size && before.ctime == after.ctime
-}
-
-/// Whether a file changed in this moment.
-fn is_hot(stat: &LowerStat) -> bool {
-    age_of(stat) < TICK.as_nanos()
-}
-
-/// Nanoseconds since a file changed, or until then where a clock was set back.
-fn age_of(stat: &LowerStat) -> u128 {
-    let now = clock_gettime(ClockId::Realtime);
-    between(stat.ctime, (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)))
-}
-
-/// Nanoseconds between two moments, in whatever order.
-pub(super) fn between(one: (i64, u32), other: (i64, u32)) -> u128 {
-    let nanos = |(seconds, nanos): (i64, u32)| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-    (nanos(one) - nanos(other)).unsigned_abs()
 }
 
 impl ReadSourceOpen for Opening {

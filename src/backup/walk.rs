@@ -20,7 +20,7 @@ use crate::format::ids::DirId;
 use crate::format::keks::KEKS_FILE;
 use crate::format::names::{LOST_FOUND, LowerName, SIDECAR_SUFFIX, VAULT_DIR, parse};
 use crate::format::{headers, journal};
-use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFREG, stat_fd};
+use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFREG, TICK, between, stat_fd};
 use crate::vault::{Listing, LowerStat, entry, proc_path};
 
 /// The most that Linux keeps in a value or a list of names.
@@ -131,8 +131,7 @@ impl Dir {
     /// Looks again for what was in the vault before this was listed, and was given another name in it since.
     fn look_again(&mut self, journal: bool) -> rustix::io::Result<()> {
         let now = stat_fd(&self.fd)?;
-        let ticked = super::source::TICK.as_nanos() < super::source::between(self.before.mtime, self.at);
-        if ticked && (now.mtime, now.ctime) == (self.before.mtime, self.before.ctime) {
+        if between(self.before.mtime, self.at) >= TICK && (now.mtime, now.ctime) == (self.before.mtime, self.before.ctime) {
             return Ok(());
         }
         for found in listed(&self.fd)? {

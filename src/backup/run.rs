@@ -1,6 +1,5 @@
 //! One run of a backup: passes over the vault until everything is stored that can be, then one snapshot.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -20,7 +19,7 @@ use super::error::{BackupError, Result};
 use super::hook::{Frozen, SnapshotHook};
 use super::meter::Reading;
 use super::repo::{INCOMPLETE, Repo, Snapshot, host};
-use super::source::{Pass, ROOT, VaultSource};
+use super::source::{Before, Pass, ROOT, VaultSource};
 use super::walk::{Walk, open_top};
 use crate::vault::VaultLock;
 
@@ -223,34 +222,37 @@ impl Repo {
         let mut parent = self.parent(options)?;
         self.backend.hold_snapshots(true);
         let (mut first, mut done) = (None, None);
-        let mut before = BTreeSet::new();
+        let mut before = Before::default();
         for pass_number in 1..=PASSES {
             if let Some(daemon) = &access.daemon {
                 daemon.checkpoint().map_err(BackupError::io(vault))?;
             }
             let paranoid = options.paranoid.filter(|_| pass_number == 1);
-            let caught_not = std::mem::take(&mut before);
             let (ends, daemon) = ((Arc::clone(&self.meter), Arc::clone(&self.backend)), access.daemon.clone());
-            let pass = Arc::new(Pass::new(ends, daemon, paranoid, caught_not, self.state.clone()));
+            let pass = Arc::new(Pass::new(ends, daemon, paranoid, before, self.state.clone()));
             let walk = Walk::new(vault, access.journal)?;
             let census = lossy.then(|| self.census()).transpose()?;
             let repo = self.indexed_ids(census)?;
             let snapshot = self.pass(&repo, walk, &pass, parent.as_deref(), options)?;
             parent = Some(snapshot.id.to_hex().to_string());
             first.get_or_insert_with(|| snapshot.summary.clone());
-            let changing = pass.changing();
-            let again = (!changing.is_empty() || pass.has_lost_sight()) && pass_number < PASSES;
+            before = pass.learned();
+            let changing = before.caught_not.len();
+            let again = (changing > 0 || pass.has_lost_sight()) && pass_number < PASSES;
             done = Some((snapshot, pass, pass_number));
             if !again {
                 break;
             }
-            log::debug!("pass {pass_number}: {} files changed while they were read", changing.len());
-            before = changing;
+            log::debug!("pass {pass_number}: {changing} files changed while they were read");
             std::thread::sleep(PAUSE * pass_number);
         }
         let (mut snapshot, pass, passes) = done.expect("there is at least one pass");
         let mut problems = pass.problems();
-        problems.extend(pass.changing().into_iter().map(|path| (path, "it changes all the time".to_owned())));
+        let Before { caught_not, too_large } = pass.learned();
+        problems.extend(caught_not.into_iter().map(|path| {
+            let large = too_large.get(&path).map_or_else(String::new, |why| format!(", and is not copied: {why}"));
+            (path, format!("it changes all the time{large}"))
+        }));
         // The counts of the first pass tell what is new since the last run.
         if let (Some(Some(first)), Some(last)) = (first, &mut snapshot.summary) {
             last.files_new = first.files_new;

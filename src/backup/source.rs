@@ -7,7 +7,7 @@
 //!
 //! When the store has failed there is nothing more to read: the library would go on to the end.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -40,6 +40,15 @@ const NO_STORE: &str = "the store has failed";
 /// Of the files that did not change, `--paranoid` reads one in so many.
 const PARANOID: u64 = 7;
 
+/// What a pass learns from the one before it.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// Files that it did not catch.
+    pub(super) caught_not: BTreeSet<PathBuf>,
+    /// Files that could not be copied under a lease, and why: no pass tries again.
+    pub(super) too_large: BTreeMap<PathBuf, String>,
+}
+
 /// What a pass over the vault found wrong, and what is to be read again.
 #[derive(Debug)]
 pub(super) struct Pass {
@@ -48,10 +57,11 @@ pub(super) struct Pass {
     pub(super) daemon: Option<Arc<dyn Daemon>>,
     /// Which part of the unchanged files to read again.
     pub(super) paranoid: Option<u64>,
-    /// Files that the pass before did not catch.
-    caught_not: BTreeSet<PathBuf>,
+    before: Before,
     /// Lower inodes that are being written.
     busy: HashSet<u64>,
+    /// Of those, and why they were not copied.
+    too_large: Mutex<BTreeMap<PathBuf, String>>,
     /// Where copies of them may lie.
     copies: PathBuf,
     /// The daemon failed when it was asked for one, perhaps after minutes.
@@ -63,14 +73,15 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// `caught_not`: files that changed while the pass before read them. `copies`: a directory of this user's.
+    /// `copies`: a directory of this user's.
     pub(super) fn new(
         (meter, store): (Arc<Meter>, Arc<Backend>),
         daemon: Option<Arc<dyn Daemon>>,
         paranoid: Option<u64>,
-        caught_not: BTreeSet<PathBuf>,
+        mut before: Before,
         copies: PathBuf,
     ) -> Self {
+        let too_large = Mutex::new(std::mem::take(&mut before.too_large));
         let (problems, changing) = (Mutex::default(), Mutex::default());
         let busy = daemon.as_ref().map(|daemon| daemon.busy()).transpose().unwrap_or_else(|e| {
             log::debug!("what is being written is not known: {e}");
@@ -78,27 +89,48 @@ impl Pass {
         });
         let busy = busy.into_iter().flatten().collect();
         let (no_leases, lost_sight) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { meter, store, daemon, paranoid, caught_not, busy, copies, no_leases, problems, changing, lost_sight }
+        Self {
+            meter,
+            store,
+            daemon,
+            paranoid,
+            before,
+            too_large,
+            busy,
+            copies,
+            no_leases,
+            problems,
+            changing,
+            lost_sight,
+        }
     }
 
     /// A copy of a file that is being written, made while it was kept as it is; the entry is true of it.
     fn held(&self, entry: &mut Entry) -> Option<held::Held> {
         let daemon = self.daemon.as_ref()?;
-        let changes = self.caught_not.contains(&entry.path)
+        let changes = self.before.caught_not.contains(&entry.path)
             || self.busy.contains(&entry.stat.ino)
             || entry.stat.age() < YOUNG;
         if !changes || entry.stat.kind() != S_IFREG || id_of(entry).is_none() {
             return None;
         }
-        if self.no_leases.load(Ordering::Relaxed) {
+        if self.no_leases.load(Ordering::Relaxed) || self.too_large.lock().contains_key(&entry.path) {
             return None;
         }
         // Without a copy it is read as any other.
-        held::copy(&**daemon, entry, &self.copies).unwrap_or_else(|e| {
-            log::debug!("{}: no lease, nor of others: {e}", entry.path.display());
-            self.no_leases.store(true, Ordering::Relaxed);
-            None
-        })
+        match held::copy(&**daemon, entry, &self.copies, held::HOLD) {
+            Ok(held::Copied::Held(held)) => Some(held),
+            Ok(held::Copied::Not) => None,
+            Ok(held::Copied::TooLarge(why)) => {
+                self.too_large.lock().insert(entry.path.clone(), why);
+                None
+            }
+            Err(e) => {
+                log::debug!("{}: no lease, nor of others: {e}", entry.path.display());
+                self.no_leases.store(true, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
     fn problem(&self, path: &Path, why: impl ToString) {
@@ -107,6 +139,11 @@ impl Pass {
 
     fn changed(&self, path: &Path) {
         self.changing.lock().insert(path.to_owned());
+    }
+
+    /// What the next pass is to know.
+    pub(super) fn learned(&self) -> Before {
+        Before { caught_not: self.changing(), too_large: self.too_large.lock().clone() }
     }
 
     /// Everything that is wrong or missing in the snapshot, by lower path.

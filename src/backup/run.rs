@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ use crate::vault::VaultLock;
 const PASSES: u32 = 4;
 /// Before each further pass, so that what is changing may come to rest.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Bytes of paths of snapshots that are left: hundreds.
+const LEFT: u64 = 1 << 20;
 /// What may use the library's parents: snapshots of the same vault.
 const GROUP: &str = "label,paths";
 
@@ -63,7 +66,7 @@ pub struct RunReport {
     pub mounted: bool,
     /// A snapshot of the filesystem below was stored: everything is as it was at one moment.
     pub frozen: bool,
-    /// Why that snapshot was not removed.
+    /// Why such a snapshot, of this run or one before, is not removed.
     pub left: Option<String>,
     /// Counters.
     pub meter: Reading,
@@ -112,14 +115,17 @@ struct Running {
     file: File,
     /// The last run did not come to its end.
     cut_off: bool,
-    /// The vault in a snapshot of the filesystem below that it had made.
-    left: Option<PathBuf>,
+    /// Vaults in snapshots of the filesystem below that earlier runs had made, and which nobody has removed.
+    left: Vec<PathBuf>,
+    /// Where those stand, a line each, until they are gone.
+    list: PathBuf,
 }
 
 impl Running {
     fn begin(repo: &Repo) -> Result<Self> {
         std::fs::create_dir_all(&repo.state).map_err(BackupError::io(&repo.state))?;
-        let path = repo.state.join(format!("{}.running", &*repo.repo.config().id.to_hex()));
+        let id = repo.repo.config().id.to_hex().to_string();
+        let (path, list) = (repo.state.join(format!("{id}.running")), repo.state.join(format!("{id}.left")));
         let cut_off = path.exists();
         let file = OpenOptions::new()
             .create(true)
@@ -130,11 +136,16 @@ impl Running {
             .map_err(BackupError::io(&path))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                let mut left = vec![0; libc::PATH_MAX as usize];
-                let len = file.read_at(&mut left, 0).map_err(BackupError::io(&path))?;
-                left.truncate(len);
-                let left = (len > 0).then(|| OsString::from_vec(left).into());
-                Ok(Self { path, file, cut_off, left })
+                let mut left = lines_of(&file).map_err(BackupError::io(&path))?;
+                match File::open(&list) {
+                    Ok(before) => left.extend(lines_of(&before).map_err(BackupError::io(&list))?),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(BackupError::io(&list)(e)),
+                }
+                left.dedup();
+                let running = Self { path, file, cut_off, left, list };
+                running.keep_left()?;
+                Ok(running)
             }
             Err(_) => Err(BackupError::Repository {
                 location: repo.location().to_owned(),
@@ -145,10 +156,9 @@ impl Running {
 
     /// Makes a snapshot of the filesystem below, after whatever a daemon holds of the vault was brought to its place. Gives
     /// also whether the vault is mounted.
-    fn freeze<'h>(&self, hook: &'h SnapshotHook, vault: &Path) -> Result<(Frozen<'h>, bool)> {
-        if let Some(left) = &self.left {
-            hook.remove_left(left);
-        }
+    fn freeze<'h>(&mut self, hook: &'h SnapshotHook, vault: &Path) -> Result<(Frozen<'h>, bool)> {
+        self.left.retain(|left| !hook.remove_left(left));
+        self.keep_left()?;
         let access = access(vault)?;
         if let Some(daemon) = &access.daemon {
             daemon.checkpoint().map_err(BackupError::io(vault))?;
@@ -162,9 +172,49 @@ impl Running {
         Ok((frozen, access.daemon.is_some()))
     }
 
-    fn end(self) {
-        let _ = std::fs::remove_file(&self.path);
+    /// Writes down what is left, before anything else forgets it.
+    fn keep_left(&self) -> Result<()> {
+        let done = if self.left.is_empty() {
+            match std::fs::remove_file(&self.list) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            }
+        } else {
+            let lines = self.left.iter().flat_map(|left| [left.as_os_str().as_bytes(), b"\n"]);
+            let new = self.list.with_extension("left.new");
+            std::fs::write(&new, lines.collect::<Vec<_>>().concat())
+                .and_then(|()| std::fs::rename(&new, &self.list))
+        };
+        done.map_err(BackupError::io(&self.list))
     }
+
+    /// Removes the run's own snapshot. Gives why snapshots are left, of this run or of others.
+    fn end(mut self, frozen: Option<Frozen<'_>>) -> Option<String> {
+        let mut told = Vec::new();
+        if let Some(frozen) = frozen {
+            let path = frozen.vault.clone();
+            if let Err(e) = frozen.remove() {
+                told.push(e.to_string());
+                self.left.push(path);
+            }
+        } else if !self.left.is_empty() {
+            let left = self.left.iter().map(|left| left.display().to_string()).collect::<Vec<_>>().join(", ");
+            told.push(format!("of a run that was cut off, and no --snapshot-hook is given to remove it: {left}"));
+        }
+        match self.keep_left() {
+            Ok(()) => drop(std::fs::remove_file(&self.path)),
+            Err(e) => told.push(e.to_string()),
+        }
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+}
+
+/// The paths in a file, one in a line.
+fn lines_of(file: &File) -> std::io::Result<Vec<PathBuf>> {
+    let mut text = Vec::new();
+    file.take(LEFT).read_to_end(&mut text)?;
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    Ok(lines.map(|line| OsString::from_vec(line.to_vec()).into()).collect())
 }
 
 /// The outcome of the passes over a vault.
@@ -183,7 +233,7 @@ impl Repo {
     }
 
     fn run_once(&self, vault: &Path, options: &RunOptions) -> Result<RunReport> {
-        let running = Running::begin(self)?;
+        let mut running = Running::begin(self)?;
         let census = self.census()?;
         let lossy = census.lost > 0;
         if running.cut_off {
@@ -200,8 +250,7 @@ impl Repo {
         let snapshot = self.publish(snapshot, problems.is_empty())?;
         drop(access);
         let was_frozen = frozen.is_some();
-        let left = frozen.map(Frozen::remove).transpose().err().map(|e| e.to_string());
-        running.end();
+        let left = running.end(frozen);
         let summary = snapshot.summary.clone().unwrap_or_default();
         Ok(RunReport {
             snapshot: Snapshot::of(&snapshot),

@@ -103,6 +103,41 @@ fn a_killed_run_goes_on() {
     home.assert_same("vault", "back");
 }
 
+/// A snapshot of the filesystem below that a killed run has left is spoken of until a hook has removed it.
+#[test]
+fn a_snapshot_that_is_left_is_not_forgotten() {
+    let Some(home) = filled() else { return };
+    let hook = home.path("hook.sh");
+    let script = format!(
+        "#!/bin/bash\nset -eu\ncd {}\ncase $1 in make) cp -a vault \"$PWD/frozen-$$\"; echo \"$PWD/frozen-$$\";; \
+         remove) [ ! -e stuck ] && rm -rf \"$2\";; esac\n",
+        home.path("").display()
+    );
+    fs::write(&hook, script).unwrap();
+    home.sh("chmod +x hook.sh");
+    let hook = hook.to_str().unwrap();
+    let frozen = |home: &Home| home.sh("find . -maxdepth 1 -name 'frozen-*' | wc -l").trim().to_owned();
+    // One is killed, one cannot remove what it has made.
+    let args = ["backup", "run", "--limit", "1", "--snapshot-hook", hook, "vault", "REPO"];
+    let mut run = Killed(home.efs(&args).spawn().unwrap());
+    eventually("its path is noted", || {
+        home.sh("cat cache/envelopefs/backup/*.running 2>/dev/null || true").contains("frozen-")
+    });
+    run.0.kill().unwrap();
+    run.0.wait().unwrap();
+    fs::write(home.path("stuck"), "").unwrap();
+    home.ends(3, &["backup", "run", "--snapshot-hook", hook, "vault", "REPO"]);
+    assert_eq!(frozen(&home), "2");
+    fs::remove_file(home.path("stuck")).unwrap();
+    for _ in 0..2 {
+        let told = home.ends(3, &["backup", "run", "vault", "REPO"]);
+        assert!(told.contains("frozen-"), "{told}");
+    }
+    home.ok(&["backup", "run", "--snapshot-hook", hook, "vault", "REPO"]);
+    assert_eq!(frozen(&home), "0");
+    home.ok(&["backup", "run", "vault", "REPO"]);
+}
+
 /// Two runs at once: the second says so.
 #[test]
 fn two_runs_at_once_are_told_apart() {

@@ -399,7 +399,8 @@ mod tests {
     /// A backend over a directory.
     fn backend(options: &StoreOptions) -> (tempfile::TempDir, Backend) {
         let base = tempfile::tempdir().unwrap();
-        let objects = Objects::open(base.path().to_str().unwrap(), options, Arc::new(Meter::default())).unwrap();
+        let objects =
+            Objects::open(base.path().to_str().unwrap(), options, Arc::new(Meter::default())).unwrap();
         let backend = Backend::new(Arc::new(objects), options.parallel);
         (base, backend)
     }
@@ -440,7 +441,8 @@ mod tests {
     #[test]
     fn what_could_not_be_sent_is_not_forgotten() {
         let none = Duration::ZERO;
-        let (base, backend) = backend(&StoreOptions { patience: none, parallel: 1, ..StoreOptions::default() });
+        let (base, backend) =
+            backend(&StoreOptions { patience: none, parallel: 1, ..StoreOptions::default() });
         // Nothing can be below a file.
         let in_the_way = place(&base, FileType::Pack, 1).parent().unwrap().to_owned();
         std::fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();

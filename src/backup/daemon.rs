@@ -123,7 +123,8 @@ impl Control {
             line.stream = Some(stream);
             return Err(io::Error::other(format!("the daemon: {why}")));
         }
-        let known = read(answer).ok_or_else(|| io::Error::other(format!("the daemon answered {answer:?}")))?;
+        let known =
+            read(answer).ok_or_else(|| io::Error::other(format!("the daemon answered {answer:?}")))?;
         (line.stream, line.left) = (Some(stream), CONNECTIONS - 1);
         Ok(known)
     }

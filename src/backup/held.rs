@@ -65,12 +65,7 @@ pub(super) enum Copied {
 
 /// Looks at a file again and copies it, both under a lease of its daemon's, which lasts for `hold`. The entry is as it was found
 /// last, in any case. An error is the daemon's. `dir`: where a long copy may lie.
-pub(super) fn copy(
-    daemon: &dyn Daemon,
-    entry: &mut Entry,
-    dir: &Path,
-    hold: Duration,
-) -> io::Result<Copied> {
+pub(super) fn copy(daemon: &dyn Daemon, entry: &mut Entry, dir: &Path, hold: Duration) -> io::Result<Copied> {
     let inode = entry.stat.ino;
     if !daemon.lease(inode)? {
         return Ok(Copied::Not);
@@ -114,11 +109,7 @@ fn bytes_of(entry: &Entry, dir: &Path, until: Instant) -> io::Result<Copy> {
 }
 
 fn same_length(copied: u64, len: u64) -> io::Result<()> {
-    if copied == len {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("{copied} of {len} bytes were copied")))
-    }
+    if copied == len { Ok(()) } else { Err(io::Error::other(format!("{copied} of {len} bytes were copied"))) }
 }
 
 /// Refuses a copy of so many bytes that would leave little to others.

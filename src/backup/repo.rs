@@ -1,6 +1,5 @@
 //! A repository, as the rest of this folder and the commands see it. The library's types end here.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,16 +7,15 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use rustic_core::jiff::{Span, Timestamp, Zoned};
-use rustic_core::repofile::{Chunker, IndexFile, Node, SnapshotFile};
+use rustic_core::repofile::{Chunker, Node, SnapshotFile};
 use rustic_core::{
-    BlobId, ConfigOptions, Credentials, DataId, FileType, Id, IndexedFullStatus, IndexedIdsStatus, KeepOptions,
-    KeyOptions, LimitOption, LsOptions, OpenStatus, PruneOptions, ReadBackend, RepairIndexOptions, Repository,
-    RepositoryBackends, RepositoryOptions, RusticError, RusticResult,
+    BlobId, ConfigOptions, Credentials, DataId, IndexedFullStatus, KeepOptions, KeyOptions, LimitOption,
+    LsOptions, OpenStatus, PruneOptions, Repository, RepositoryBackends, RepositoryOptions, RusticError,
 };
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::backend::{Backend, Shown};
+use super::backend::Backend;
 use super::error::{BackupError, Result, StoreFault};
 use super::meter::Meter;
 use super::node;
@@ -51,7 +49,7 @@ pub fn new_password() -> std::io::Result<Zeroizing<String>> {
 /// An open repository.
 pub struct Repo {
     pub(super) repo: Repository<OpenStatus>,
-    closed: Closed,
+    pub(super) closed: Closed,
     pub(super) backend: Arc<Backend>,
     pub(super) objects: Arc<Objects>,
     pub(super) meter: Arc<Meter>,
@@ -65,20 +63,9 @@ impl std::fmt::Debug for Repo {
 }
 
 /// What a repository is opened from.
-struct Closed {
+pub(super) struct Closed {
     options: RepositoryOptions,
-    backends: RepositoryBackends,
-}
-
-/// The packs of a repository.
-#[derive(Debug, Default)]
-pub(super) struct Census {
-    /// Those that are there as an index names them, with their lengths.
-    pub(super) there: Vec<(Id, u32)>,
-    /// Those that no index names.
-    pub(super) unknown: Vec<(Id, u32)>,
-    /// How many an index names that are not there.
-    pub(super) lost: usize,
+    pub(super) backends: RepositoryBackends,
 }
 
 /// One state of a vault.
@@ -205,73 +192,6 @@ impl Repo {
         repo.open(&Credentials::Masterkey(self.repo.key())).map_err(self.failed())
     }
 
-    /// Compares the packs that indexes name with those that are there.
-    pub(super) fn census(&self) -> Result<Census> {
-        // In this order: a pack is there before an index names it.
-        let mut named = HashMap::new();
-        for file in self.repo.stream_files::<IndexFile>().map_err(self.failed())? {
-            let (_, file) = file.map_err(self.failed())?;
-            let packs = file.packs.iter().chain(&file.packs_to_delete);
-            named.extend(packs.map(|pack| (*pack.id, pack.pack_size())));
-        }
-        let mut census = Census::default();
-        for (id, len) in self.backend.list_with_size(FileType::Pack).map_err(self.failed())? {
-            match named.get(&id) {
-                Some(known) if *known == len => {
-                    named.remove(&id);
-                    census.there.push((id, len));
-                }
-                // Cut off, in a place that was not synced: what it held is not there.
-                Some(_) => {}
-                None => census.unknown.push((id, len)),
-            }
-        }
-        census.lost = named.len();
-        if census.lost > 0 {
-            log::warn!(
-                "{}: its index names {} packs that are not there, or not whole; what they held is taken for lost",
-                self.location(),
-                census.lost
-            );
-        }
-        Ok(census)
-    }
-
-    /// Puts packs that no index names into one. Removes nothing, needs no right to.
-    pub(super) fn index_packs(&self, packs: Vec<(Id, u32)>) -> Result<()> {
-        if packs.is_empty() {
-            return Ok(());
-        }
-        // Without the cache, which would forget the indexes that are not shown.
-        let options = RepositoryOptions::default().no_cache(true);
-        let repo = Repository::new(&options, &self.closed.backends).map_err(self.failed())?;
-        let repo = repo.open(&Credentials::Masterkey(self.repo.key())).map_err(self.failed())?;
-        let index = || repo.repair_index(&RepairIndexOptions::default(), false);
-        self.backend.showing(Shown { packs, indexes: false }, index).map_err(self.failed())
-    }
-
-    /// For writing, with an index of what is there: of packs that `census` lacks nothing is believed.
-    pub(super) fn indexed_ids(&self, census: Option<Census>) -> Result<Repository<IndexedIdsStatus>> {
-        self.indexed(census, Repository::to_indexed_ids, Repository::to_indexed_ids_checked)
-    }
-
-    fn indexed<S>(
-        &self,
-        census: Option<Census>,
-        plain: impl FnOnce(Repository<OpenStatus>) -> RusticResult<S>,
-        checked: impl FnOnce(Repository<OpenStatus>) -> RusticResult<S>,
-    ) -> Result<S> {
-        let repo = self.again()?;
-        let made = match census.filter(|census| census.lost > 0) {
-            None => plain(repo),
-            // Packs without an index are not shown: nobody else would find what they hold.
-            Some(Census { there: packs, .. }) => {
-                self.backend.showing(Shown { packs, indexes: true }, || checked(repo))
-            }
-        };
-        made.map_err(self.failed())
-    }
-
     /// Makes a repository with two passwords: one for the nightly job, one that whoever holds the vault's key can
     /// derive again. `cache`: a directory of this user's for the repository's metadata.
     pub fn init(
@@ -396,10 +316,7 @@ impl Repo {
     /// Frees what no snapshot needs. In two steps, so that a run that goes on meanwhile loses nothing: packs are
     /// marked, and removed by a prune that comes a day later. `at_once`: nothing else uses the repository.
     pub fn prune(&self, at_once: bool) -> Result<Pruned> {
-        if self.census()?.lost > 0 {
-            // What names packs that are gone goes, too.
-            self.repo.repair_index(&RepairIndexOptions::default(), false).map_err(self.failed())?;
-        }
+        self.mend_index(at_once)?;
         let mut options = PruneOptions::default();
         options.instant_delete = at_once;
         options.max_repack = LimitOption::Unlimited;
@@ -417,8 +334,7 @@ impl Repo {
 
     /// For reading snapshots. Loads the index.
     pub fn reader(&self) -> Result<Reader> {
-        let census = self.census()?;
-        let repo = self.indexed(Some(census), Repository::to_indexed, Repository::to_indexed_checked)?;
+        let repo = self.indexed_whole()?;
         Ok(Reader { repo, backend: Arc::clone(&self.backend), location: self.location().to_owned() })
     }
 

@@ -1,25 +1,20 @@
 //! One run of a backup: passes over the vault until everything is stored that can be, then one snapshot.
 
-use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustic_core::repofile::{SnapshotFile, StringList};
 use rustic_core::{BackupOptions, IndexedIdsStatus, ParentOptions, Repository};
-use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::Serialize;
 
 use super::daemon::{Control, Daemon};
 use super::error::{BackupError, Result};
-use super::hook::{Frozen, SnapshotHook};
+use super::hook::SnapshotHook;
 use super::meter::Reading;
 use super::repo::{INCOMPLETE, Repo, Snapshot, host};
+use super::running::Running;
 use super::source::{Before, Pass, ROOT, VaultSource};
 use super::walk::{Walk, open_top};
 use crate::vault::VaultLock;
@@ -29,8 +24,6 @@ use crate::vault::VaultLock;
 const PASSES: u32 = 4;
 /// Before each further pass, so that what is changing may come to rest.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Bytes of paths of snapshots that are left: hundreds.
-const LEFT: u64 = 1 << 20;
 /// What may use the library's parents: snapshots of the same vault.
 const GROUP: &str = "label,paths";
 
@@ -109,114 +102,6 @@ pub fn access(vault: &Path) -> Result<Access> {
     }
 }
 
-/// Says that a run is going on, and afterwards that one was cut off.
-struct Running {
-    path: PathBuf,
-    file: File,
-    /// The last run did not come to its end.
-    cut_off: bool,
-    /// Vaults in snapshots of the filesystem below that earlier runs had made, and which nobody has removed.
-    left: Vec<PathBuf>,
-    /// Where those stand, a line each, until they are gone.
-    list: PathBuf,
-}
-
-impl Running {
-    fn begin(repo: &Repo) -> Result<Self> {
-        std::fs::create_dir_all(&repo.state).map_err(BackupError::io(&repo.state))?;
-        let id = repo.repo.config().id.to_hex().to_string();
-        let (path, list) = (repo.state.join(format!("{id}.running")), repo.state.join(format!("{id}.left")));
-        let cut_off = path.exists();
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(BackupError::io(&path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                let mut left = lines_of(&file).map_err(BackupError::io(&path))?;
-                match File::open(&list) {
-                    Ok(before) => left.extend(lines_of(&before).map_err(BackupError::io(&list))?),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(BackupError::io(&list)(e)),
-                }
-                left.dedup();
-                let running = Self { path, file, cut_off, left, list };
-                running.keep_left()?;
-                Ok(running)
-            }
-            Err(_) => Err(BackupError::Repository {
-                location: repo.location().to_owned(),
-                why: "another run of this machine is going on".into(),
-            }),
-        }
-    }
-
-    /// Makes a snapshot of the filesystem below, after whatever a daemon holds of the vault was brought to its place. Gives
-    /// also whether the vault is mounted.
-    fn freeze<'h>(&mut self, hook: &'h SnapshotHook, vault: &Path) -> Result<(Frozen<'h>, bool)> {
-        self.left.retain(|left| !hook.remove_left(left));
-        self.keep_left()?;
-        let access = access(vault)?;
-        if let Some(daemon) = &access.daemon {
-            daemon.checkpoint().map_err(BackupError::io(vault))?;
-        }
-        let frozen = hook.make(vault)?;
-        let path = frozen.vault.as_os_str().as_bytes();
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.write_all_at(path, 0))
-            .map_err(BackupError::io(&self.path))?;
-        Ok((frozen, access.daemon.is_some()))
-    }
-
-    /// Writes down what is left, before anything else forgets it.
-    fn keep_left(&self) -> Result<()> {
-        let done = if self.left.is_empty() {
-            match std::fs::remove_file(&self.list) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-                _ => Ok(()),
-            }
-        } else {
-            let lines = self.left.iter().flat_map(|left| [left.as_os_str().as_bytes(), b"\n"]);
-            let new = self.list.with_extension("left.new");
-            std::fs::write(&new, lines.collect::<Vec<_>>().concat())
-                .and_then(|()| std::fs::rename(&new, &self.list))
-        };
-        done.map_err(BackupError::io(&self.list))
-    }
-
-    /// Removes the run's own snapshot. Gives why snapshots are left, of this run or of others.
-    fn end(mut self, frozen: Option<Frozen<'_>>) -> Option<String> {
-        let mut told = Vec::new();
-        if let Some(frozen) = frozen {
-            let path = frozen.vault.clone();
-            if let Err(e) = frozen.remove() {
-                told.push(e.to_string());
-                self.left.push(path);
-            }
-        } else if !self.left.is_empty() {
-            let left = self.left.iter().map(|left| left.display().to_string()).collect::<Vec<_>>().join(", ");
-            told.push(format!("of a run that was cut off, and no --snapshot-hook is given to remove it: {left}"));
-        }
-        match self.keep_left() {
-            Ok(()) => drop(std::fs::remove_file(&self.path)),
-            Err(e) => told.push(e.to_string()),
-        }
-        (!told.is_empty()).then(|| told.join("; "))
-    }
-}
-
-/// The paths in a file, one in a line.
-fn lines_of(file: &File) -> std::io::Result<Vec<PathBuf>> {
-    let mut text = Vec::new();
-    file.take(LEFT).read_to_end(&mut text)?;
-    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    Ok(lines.map(|line| OsString::from_vec(line.to_vec()).into()).collect())
-}
-
 /// The outcome of the passes over a vault.
 struct Passed {
     snapshot: SnapshotFile,
@@ -243,14 +128,12 @@ impl Repo {
         }
         let frozen = options.hook.as_ref().map(|hook| running.freeze(hook, vault)).transpose()?;
         let (frozen, mut mounted) = frozen.map_or((None, false), |(frozen, mounted)| (Some(frozen), mounted));
-        let vault = frozen.as_ref().map_or(vault, |frozen| &frozen.vault);
-        let access = access(vault)?;
-        mounted |= access.daemon.is_some();
-        let Passed { snapshot, problems, passes } = self.passes(vault, &access, options, lossy)?;
-        let snapshot = self.publish(snapshot, problems.is_empty())?;
-        drop(access);
         let was_frozen = frozen.is_some();
-        let left = running.end(frozen);
+        let stored = self.store(frozen.as_ref().map_or(vault, |frozen| &frozen.vault), options, lossy);
+        let left = running.thaw(frozen);
+        let (Passed { snapshot, problems, passes }, beside) = stored?;
+        mounted |= beside;
+        running.end();
         let summary = snapshot.summary.clone().unwrap_or_default();
         Ok(RunReport {
             snapshot: Snapshot::of(&snapshot),
@@ -266,6 +149,14 @@ impl Repo {
         })
     }
 
+    /// Stores what is in a vault, and tells whether it is mounted.
+    fn store(&self, vault: &Path, options: &RunOptions, lossy: bool) -> Result<(Passed, bool)> {
+        let access = access(vault)?;
+        let mut passed = self.passes(vault, &access, options, lossy)?;
+        passed.snapshot = self.publish(passed.snapshot, passed.problems.is_empty())?;
+        Ok((passed, access.daemon.is_some()))
+    }
+
     /// Reads the vault until everything is stored that can be. `lossy`: an index names packs that are not there.
     fn passes(&self, vault: &Path, access: &Access, options: &RunOptions, lossy: bool) -> Result<Passed> {
         let mut parent = self.parent(options)?;
@@ -277,7 +168,8 @@ impl Repo {
                 daemon.checkpoint().map_err(BackupError::io(vault))?;
             }
             let paranoid = options.paranoid.filter(|_| pass_number == 1);
-            let (ends, daemon) = ((Arc::clone(&self.meter), Arc::clone(&self.backend)), access.daemon.clone());
+            let (ends, daemon) =
+                ((Arc::clone(&self.meter), Arc::clone(&self.backend)), access.daemon.clone());
             let pass = Arc::new(Pass::new(ends, daemon, paranoid, before, self.state.clone()));
             let walk = Walk::new(vault, access.journal)?;
             let census = lossy.then(|| self.census()).transpose()?;
@@ -299,7 +191,8 @@ impl Repo {
         let mut problems = pass.problems();
         let Before { caught_not, too_large } = pass.learned();
         problems.extend(caught_not.into_iter().map(|path| {
-            let large = too_large.get(&path).map_or_else(String::new, |why| format!(", and is not copied: {why}"));
+            let large =
+                too_large.get(&path).map_or_else(String::new, |why| format!(", and is not copied: {why}"));
             (path, format!("it changes all the time{large}"))
         }));
         // The counts of the first pass tell what is new since the last run.

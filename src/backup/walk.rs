@@ -131,7 +131,9 @@ impl Dir {
     /// Looks again for what was in the vault before this was listed, and was given another name in it since.
     fn look_again(&mut self, journal: bool) -> rustix::io::Result<()> {
         let now = stat_fd(&self.fd)?;
-        if between(self.before.mtime, self.at) >= TICK && (now.mtime, now.ctime) == (self.before.mtime, self.before.ctime) {
+        if between(self.before.mtime, self.at) >= TICK
+            && (now.mtime, now.ctime) == (self.before.mtime, self.before.ctime)
+        {
             return Ok(());
         }
         for found in listed(&self.fd)? {

@@ -4,8 +4,8 @@
 
 use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -116,8 +116,11 @@ impl Connections {
         let mut all = self.0.lock();
         if all.len() >= MOST {
             let since = |one: &Arc<Connection>| *one.idle.lock();
-            let (at, since) =
-                all.iter().enumerate().filter_map(|(at, one)| Some((at, since(one)?))).min_by_key(|(_, at)| *at)?;
+            let (at, since) = all
+                .iter()
+                .enumerate()
+                .filter_map(|(at, one)| Some((at, since(one)?)))
+                .min_by_key(|(_, at)| *at)?;
             if since.elapsed() < idle {
                 return None;
             }

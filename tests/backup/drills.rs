@@ -60,7 +60,8 @@ fn an_index_that_names_what_is_not_there_is_not_believed() {
     let packs = home.packs();
     fs::remove_file(&packs[0]).unwrap();
     fs::OpenOptions::new().write(true).open(&packs[1]).unwrap().set_len(1000).unwrap();
-    let indexes = |home: &Home| home.sh("ls repo/index | sort").lines().map(str::to_owned).collect::<Vec<_>>();
+    let indexes =
+        |home: &Home| home.sh("ls repo/index | sort").lines().map(str::to_owned).collect::<Vec<_>>();
     let before = indexes(&home);
     // Another machine, and this one behind a run that was cut off.
     home.sh("rm -r cache");
@@ -73,7 +74,9 @@ fn an_index_that_names_what_is_not_there_is_not_believed() {
     home.ok(&["backup", "restore", "REPO", "back"]);
     home.assert_same("vault", "back");
     home.ok(&["backup", "forget", "--keep-last", "1", "REPO"]);
-    home.ok(&["backup", "prune", "REPO"]);
+    let told = home.ends(1, &["backup", "prune", "REPO"]);
+    assert!(told.contains("--at-once"), "{told}");
+    home.ok(&["backup", "prune", "--at-once", "REPO"]);
     home.ok(&["backup", "verify", "--read", "all", "REPO"]);
 }
 

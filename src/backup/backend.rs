@@ -1,7 +1,9 @@
 //! A repository's objects for the library that knows their meaning: restic's layout over [`Objects`].
 //!
 //! Packs are sent in the background, a bounded number at once; before anything that speaks of packs (an index, a
-//! snapshot) is written, all of them have arrived. Reading, whole packs are kept where a command goes through much of
+//! snapshot) is written, all of them have arrived. The library counts a pack as stored when its sending was begun: so
+//! what could not be written once fails everything that would be written after it. The library reads on to the end all the same:
+//! whoever gives it what to write asks [`Backend::has_failed`]. Reading, whole packs are kept where a command goes through much of
 //! the repository, so that a pack is fetched once and not once a file.
 
 use std::collections::VecDeque;
@@ -9,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustic_core::{BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend};
 
-use super::error::BackupError;
+use super::error::{BackupError, StoreFault};
 use super::repo::sha256;
 use super::s3::{Background, Objects, Put};
 
@@ -27,18 +29,43 @@ const TRIES: usize = 4;
 pub(super) struct Backend {
     objects: Arc<Objects>,
     parallel: usize,
-    flying: Mutex<VecDeque<Flying>>,
+    flying: Mutex<Flying>,
+    landed: Condvar,
+    shown: Mutex<Option<Shown>>,
+    /// Nothing is written any more: `flying` has the reason.
+    broken: AtomicBool,
+    /// A run is going on: what cannot be read because the store does not answer ends it as well.
+    running: AtomicBool,
     whole: AtomicBool,
     packs: Mutex<Packs>,
     arrived: Condvar,
     held: Mutex<Held>,
 }
 
-#[derive(Debug)]
+/// Packs on their way.
+#[derive(Debug, Default)]
 struct Flying {
+    packs: VecDeque<Flight>,
+    /// Those, and the ones that a thread has taken out to wait for.
+    count: usize,
+    /// Why something could not be written.
+    failed: Option<BackupError>,
+}
+
+#[derive(Debug)]
+struct Flight {
     name: String,
     len: u64,
     put: Background,
+}
+
+/// What listings give in the store's stead.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// Packs with their lengths.
+    pub(super) packs: Vec<(Id, u32)>,
+    /// Whether there are indexes.
+    pub(super) indexes: bool,
 }
 
 /// Packs that were read.
@@ -81,6 +108,10 @@ impl Backend {
             objects,
             parallel: parallel.clamp(1, 64),
             flying: Mutex::default(),
+            landed: Condvar::new(),
+            shown: Mutex::default(),
+            broken: AtomicBool::new(false),
+            running: AtomicBool::new(false),
             whole: AtomicBool::new(false),
             packs: Mutex::default(),
             arrived: Condvar::new(),
@@ -107,33 +138,94 @@ impl Backend {
         self.held.lock().last
     }
 
-    /// Waits until no more than `left` packs are on their way.
+    /// Calls `work` while listings give only what is shown. Nobody else uses the repository meanwhile.
+    pub(super) fn showing<T>(&self, shown: Shown, work: impl FnOnce() -> T) -> T {
+        *self.shown.lock() = Some(shown);
+        let done = work();
+        *self.shown.lock() = None;
+        done
+    }
+
+    /// Why something could not be written; nothing is from then on.
+    pub(super) fn failure(&self) -> Option<BackupError> {
+        self.flying.lock().failed.as_ref().map(BackupError::again)
+    }
+
+    /// Whether [`Self::failure`] has something to say.
+    pub(super) fn has_failed(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// From now on a store that does not answer is asked nothing more.
+    pub(super) fn begin_run(&self) {
+        self.running.store(true, Ordering::Relaxed);
+    }
+
+    /// Nothing is written from now on.
+    fn fail(&self, e: BackupError) -> Box<RusticError> {
+        self.break_off(&mut self.flying.lock(), e.again());
+        failed(e)
+    }
+
+    fn break_off(&self, flying: &mut Flying, e: BackupError) {
+        flying.failed.get_or_insert(e);
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads for the library, which passes over what it cannot read of the last snapshot: one thing after another, for a
+    /// whole patience each, if a run asked on.
+    fn reading<T>(&self, read: impl FnOnce() -> Result<T, BackupError>) -> RusticResult<T> {
+        let running = self.running.load(Ordering::Relaxed);
+        if let Some(e) = self.failure().filter(|_| running) {
+            return Err(failed(e));
+        }
+        read().map_err(|e| match e.store_fault() {
+            Some(StoreFault::Unreachable) if running => self.fail(e),
+            _ => failed(e),
+        })
+    }
+
+    /// Waits until no more than `left` packs are on their way. A pack that somebody waits for is on its way, for
+    /// everybody, until it has arrived.
     fn land(&self, left: usize) -> RusticResult<()> {
+        let mut flying = self.flying.lock();
         loop {
-            let next = {
-                let mut flying = self.flying.lock();
-                if flying.len() <= left && flying.front().is_none_or(|f| !f.put.is_done()) {
-                    return Ok(());
-                }
-                flying.pop_front()
+            if let Some(e) = &flying.failed {
+                return Err(failed(e.again()));
+            }
+            if flying.count <= left && flying.packs.front().is_none_or(|f| !f.put.is_done()) {
+                return Ok(());
+            }
+            let Some(flight) = flying.packs.pop_front() else {
+                // Other threads wait for those; a bounded wait, since each put is.
+                self.landed.wait(&mut flying);
+                continue;
             };
-            let Some(Flying { name, len, put }) = next else { return Ok(()) };
-            let put = self.objects.finish(put).map_err(failed)?;
-            self.settle(&name, len, put)?;
+            let landed = MutexGuard::unlocked(&mut flying, || self.finish(flight));
+            flying.count -= 1;
+            if let Err(e) = landed {
+                self.break_off(&mut flying, e);
+            }
+            self.landed.notify_all();
         }
     }
 
+    fn finish(&self, Flight { name, len, put }: Flight) -> Result<(), BackupError> {
+        let put = self.objects.finish(put)?;
+        self.settle(&name, len, put)
+    }
+
     /// An object that was there already is the same one where its name is its content's hash, if all of it is there.
-    fn settle(&self, name: &str, len: u64, put: Put) -> RusticResult<()> {
+    fn settle(&self, name: &str, len: u64, put: Put) -> Result<(), BackupError> {
         if put == Put::Made {
             return Ok(());
         }
-        match self.objects.len_of(name).map_err(failed)? {
+        match self.objects.len_of(name)? {
             Some(there) if there == len => Ok(()),
-            there => Err(RusticError::new(
-                ErrorKind::Backend,
-                format!("{name}: {} bytes are in its place, {len} belong there", there.unwrap_or(0)),
-            )),
+            there => Err(BackupError::Repository {
+                location: self.objects.location().to_owned(),
+                why: format!("{name}: {} bytes are in its place, {len} belong there", there.unwrap_or(0)),
+            }),
         }
     }
 
@@ -204,7 +296,14 @@ impl ReadBackend for Backend {
             let len = self.objects.len_of("config").map_err(failed)?;
             return Ok(len.map(|len| (Id::default(), u32_of(len))).into_iter().collect());
         }
-        let found = self.objects.list(tpe.dirname()).map_err(failed)?;
+        if let Some(shown) = &*self.shown.lock() {
+            match tpe {
+                FileType::Pack => return Ok(shown.packs.clone()),
+                FileType::Index if !shown.indexes => return Ok(Vec::new()),
+                _ => {}
+            }
+        }
+        let found = self.reading(|| self.objects.list(tpe.dirname()))?;
         // What is not named like an object of the repository is none.
         let named = found.into_iter().filter_map(|(name, len)| Some((name.parse().ok()?, u32_of(len))));
         let mut listed: Vec<(Id, u32)> = named.collect();
@@ -221,7 +320,7 @@ impl ReadBackend for Backend {
         {
             return Ok(bytes.clone());
         }
-        self.fetch(tpe, id).map_err(failed)
+        self.reading(|| self.fetch(tpe, id))
     }
 
     fn read_partial(
@@ -246,7 +345,7 @@ impl ReadBackend for Backend {
             return Ok(pack.slice(from..to));
         }
         let range = Some((offset.into(), length.into()));
-        self.objects.get(&name_of(tpe, id), range).map_err(failed)
+        self.reading(|| self.objects.get(&name_of(tpe, id), range))
     }
 
     fn warmup_path(&self, tpe: FileType, id: &Id) -> String {
@@ -262,7 +361,9 @@ impl WriteBackend for Backend {
         if tpe == FileType::Pack {
             self.land(self.parallel - 1)?;
             let put = self.objects.put_in_background(name.clone(), parts);
-            self.flying.lock().push_back(Flying { name, len, put });
+            let mut flying = self.flying.lock();
+            flying.packs.push_back(Flight { name, len, put });
+            flying.count += 1;
             return Ok(());
         }
         self.land(0)?;
@@ -274,14 +375,85 @@ impl WriteBackend for Backend {
                 return Ok(());
             }
         }
-        let put = self.objects.put(&name, &parts).map_err(failed)?;
+        let put = self.objects.put(&name, &parts).map_err(|e| self.fail(e))?;
         if put == Put::WasThere && tpe == FileType::Config {
             return Err(RusticError::new(ErrorKind::Repository, "a repository was made there meanwhile"));
         }
-        self.settle(&name, len, put)
+        self.settle(&name, len, put).map_err(|e| self.fail(e))
     }
 
     fn remove(&self, tpe: FileType, id: &Id, _cacheable: bool) -> RusticResult<()> {
         self.objects.remove(&name_of(tpe, id)).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::super::meter::Meter;
+    use super::super::s3::StoreOptions;
+    use super::*;
+
+    /// A backend over a directory.
+    fn backend(options: &StoreOptions) -> (tempfile::TempDir, Backend) {
+        let base = tempfile::tempdir().unwrap();
+        let objects =
+            Objects::open(base.path().to_str().unwrap(), options, Arc::new(Meter::default())).unwrap();
+        let backend = Backend::new(Arc::new(objects), options.parallel);
+        (base, backend)
+    }
+
+    fn id(n: u8) -> Id {
+        hex::encode([n; 32]).parse().unwrap()
+    }
+
+    fn write(backend: &Backend, tpe: FileType, n: u8) -> RusticResult<()> {
+        backend.write_bytes(tpe, &id(n), false, vec![n; 100].into())
+    }
+
+    fn place(base: &tempfile::TempDir, tpe: FileType, n: u8) -> PathBuf {
+        base.path().join(name_of(tpe, &id(n)))
+    }
+
+    /// A pack that one thread waits for is on its way for all others: no index is written before it has arrived.
+    #[test]
+    fn an_index_waits_for_packs_that_others_wait_for() {
+        // Half a second an object.
+        let (base, backend) = backend(&StoreOptions { limit: Some(200), ..StoreOptions::default() });
+        for n in 0..4 {
+            write(&backend, FileType::Pack, n).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    backend.land(0).unwrap();
+                    assert!((0..4).all(|n| place(&base, FileType::Pack, n).exists()));
+                });
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+    }
+
+    /// When a pack could not be sent nothing is written any more, also when the error was told to somebody, and the store
+    /// takes everything again.
+    #[test]
+    fn what_could_not_be_sent_is_not_forgotten() {
+        let none = Duration::ZERO;
+        let (base, backend) =
+            backend(&StoreOptions { patience: none, parallel: 1, ..StoreOptions::default() });
+        // Nothing can be below a file.
+        let in_the_way = place(&base, FileType::Pack, 1).parent().unwrap().to_owned();
+        std::fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+        std::fs::write(&in_the_way, b"").unwrap();
+        write(&backend, FileType::Pack, 1).unwrap();
+        assert!(write(&backend, FileType::Pack, 2).is_err());
+        std::fs::remove_file(&in_the_way).unwrap();
+        for tpe in [FileType::Index, FileType::Pack, FileType::Snapshot] {
+            assert!(write(&backend, tpe, 3).is_err(), "{tpe:?}");
+            assert!(!place(&base, tpe, 3).exists(), "{tpe:?}");
+        }
+        assert!(backend.has_failed() && backend.failure().is_some());
     }
 }

@@ -120,6 +120,22 @@ pub enum BackupError {
 pub type Result<T> = std::result::Result<T, BackupError>;
 
 impl BackupError {
+    /// The same once more, for somebody else who is to learn of it.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::Store { location, what, fault, why } => Self::Store {
+                location: location.clone(),
+                what: what.clone(),
+                fault: *fault,
+                why: why.clone(),
+            },
+            Self::Repository { location, why } => {
+                Self::Repository { location: location.clone(), why: why.clone() }
+            }
+            other => Self::Repository { location: "the store".into(), why: other.to_string() },
+        }
+    }
+
     /// An I/O error of `path`.
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }

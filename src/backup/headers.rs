@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::error::{BackupError, Result};
-use super::walk::{Entry, Walk, open_top};
+use super::walk::{Entry, Missed, Walk, open_top};
 use crate::format::header::{DIR_XATTR, HEADER_XATTR};
 use crate::format::headers::{self, Kept, Line, MAX_LINE};
 use crate::format::names::{TMP_PREFIX, VAULT_DIR};
@@ -123,10 +123,15 @@ fn write(vault: &Path, own: &OwnedFd, temporary: &str) -> Result<Exported> {
     for found in walk {
         let found = match found {
             Ok(found) => found,
-            Err(missed) => {
-                note(&mut report.faults, &missed.path, missed.why);
+            Err(Missed::Unread { path, why }) => {
+                note(&mut report.faults, &path, why);
                 continue;
             }
+            Err(Missed::Moved(path)) => {
+                note(&mut report.faults, &path, "it was moved meanwhile: export again".into());
+                continue;
+            }
+            Err(Missed::Gone(_)) => continue,
         };
         if let Some(kept) = kept_of(&found) {
             let line = Line::Kept(kept).encode();

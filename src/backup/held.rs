@@ -1,13 +1,16 @@
-//! A file that is being written, copied while its daemon keeps it as it is: whole, and not for longer than a copy takes.
+//! A file that is being written, copied while its daemon keeps it as it is: whole, not for longer than a copy takes, and not for
+//! longer than the lease lasts.
 //!
 //! What is stored is the copy, so that nobody waits for the network. It has no name, and is ciphertext as the file is.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::daemon::Daemon;
@@ -17,6 +20,12 @@ use crate::vault::entry;
 
 /// Copies up to this length are kept in memory.
 const SMALL: u64 = 1 << 20;
+/// How long a lease lasts (`fs::leases`): what is not copied by then was not kept.
+pub(super) const HOLD: Duration = Duration::from_secs(5);
+/// Bytes copied between two looks at the clock.
+const STEP: usize = 1 << 20;
+/// What a copy leaves free where it lies: one part in so many of the filesystem.
+const SPARE: u64 = 20;
 
 /// The bytes of a file, read from the first on.
 #[derive(Debug)]
@@ -36,37 +45,115 @@ impl Read for Copy {
     }
 }
 
-/// Looks at a file again and copies it, both under a lease of its daemon's. `None` where the lease was not to be had, or did
-/// not last; the entry is as it was found last, in any case. `dir`: where a long copy may lie.
-pub(super) fn copy(daemon: &dyn Daemon, entry: &mut Entry, dir: &Path) -> io::Result<Option<Copy>> {
-    let inode = entry.stat.ino;
-    if !daemon.lease(inode)? {
-        return Ok(None);
-    }
-    let copied = entry.look_again().map_err(io::Error::from).and_then(|()| bytes_of(entry, dir));
-    let kept = daemon.end_lease(inode)?;
-    Ok(Some(copied?).filter(|_| kept && entry.fault.is_none()))
+/// A copy that a lease has covered.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) copy: Copy,
+    /// The file changed so shortly before the lease ended that a change after it may bear the same time.
+    pub(super) hot: bool,
 }
 
-fn bytes_of(entry: &Entry, dir: &Path) -> io::Result<Copy> {
-    let len = entry.stat.size;
-    // One byte more would show that it is longer.
-    let mut from = File::from(entry.open()?).take(len + 1);
-    let (copy, copied) = if len <= SMALL {
-        let mut bytes = Vec::new();
-        let copied = from.read_to_end(&mut bytes)? as u64;
-        (Copy::Small(Cursor::new(bytes)), copied)
-    } else {
-        let mut to = File::from(nameless(dir)?);
-        let copied = io::copy(&mut from, &mut to)?;
-        to.rewind()?;
-        (Copy::Large(to), copied)
-    };
-    if copied == len {
-        Ok(copy)
-    } else {
-        Err(io::Error::other(format!("{copied} of {len} bytes were copied")))
+/// What became of a copy.
+#[derive(Debug)]
+pub(super) enum Copied {
+    Held(Held),
+    /// The lease was not to be had, or did not last, or the copy failed.
+    Not,
+    /// It takes longer than a lease lasts, or more room than there is: why. It will be so for a while.
+    TooLarge(String),
+}
+
+/// Looks at a file again and copies it, both under a lease of its daemon's, which lasts for `hold`. The entry is as it was found
+/// last, in any case. An error is the daemon's. `dir`: where a long copy may lie.
+pub(super) fn copy(daemon: &dyn Daemon, entry: &mut Entry, dir: &Path, hold: Duration) -> io::Result<Copied> {
+    let inode = entry.stat.ino;
+    if !daemon.lease(inode)? {
+        return Ok(Copied::Not);
     }
+    let until = Instant::now() + hold;
+    let copied = entry.look_again().map_err(io::Error::from).and_then(|()| bytes_of(entry, dir, until));
+    // Before the end: after it, time passes in which somebody changes the file.
+    let hot = entry.stat.is_hot();
+    let kept = daemon.end_lease(inode)?;
+    match copied {
+        Ok(copy) if kept && entry.fault.is_none() => Ok(Copied::Held(Held { copy, hot })),
+        Ok(_) => Ok(Copied::Not),
+        Err(e) => {
+            log::debug!("{}: not copied: {e}", entry.path.display());
+            let large = matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::StorageFull);
+            Ok(if large { Copied::TooLarge(e.to_string()) } else { Copied::Not })
+        }
+    }
+}
+
+fn bytes_of(entry: &Entry, dir: &Path, until: Instant) -> io::Result<Copy> {
+    let len = entry.stat.size;
+    let mut from = File::from(entry.open()?);
+    if len <= SMALL {
+        let mut bytes = Vec::new();
+        // One byte more would show that it is longer.
+        let copied = (&mut from).take(len + 1).read_to_end(&mut bytes)? as u64;
+        same_length(copied, len)?;
+        return Ok(Copy::Small(Cursor::new(bytes)));
+    }
+    let mut to = File::from(nameless(dir)?);
+    // Where both lie on one filesystem that can, they share what they hold.
+    if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
+        has_room(&to, entry.stat.blocks.saturating_mul(512))?;
+        copy_data(&to, &from, len, until)?;
+        same_length(from.metadata()?.len(), len)?;
+    }
+    same_length(to.metadata()?.len(), len)?;
+    to.rewind()?;
+    Ok(Copy::Large(to))
+}
+
+fn same_length(copied: u64, len: u64) -> io::Result<()> {
+    if copied == len { Ok(()) } else { Err(io::Error::other(format!("{copied} of {len} bytes were copied"))) }
+}
+
+/// Refuses a copy of so many bytes that would leave little to others.
+fn has_room(to: &File, need: u64) -> io::Result<()> {
+    let fs = rustix::fs::fstatvfs(to)?;
+    let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    let spare = fs.f_blocks.saturating_mul(fs.f_frsize) / SPARE;
+    if free.saturating_sub(spare) < need {
+        let told = format!("a copy takes {need} bytes, and {free} are free in the cache directory");
+        return Err(io::Error::new(io::ErrorKind::StorageFull, told));
+    }
+    Ok(())
+}
+
+/// Copies what is data until `until`; holes stay holes.
+fn copy_data(to: &File, from: &File, len: u64, until: Instant) -> io::Result<()> {
+    to.set_len(len)?;
+    let mut buffer = vec![0; STEP];
+    let mut at = 0;
+    while at < len {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            // A filesystem that does not tell: all of it is data.
+            Err(Errno::INVAL) => at,
+            other => other?,
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(len).min(len);
+        at = start;
+        while at < end {
+            if Instant::now() >= until {
+                let told = format!("{at} of {len} bytes were copied when its time was over");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, told));
+            }
+            let want = STEP.min(usize::try_from(end - at).unwrap_or(STEP));
+            let part = buffer.get_mut(..want).unwrap_or_default();
+            let got = from.read_at(part, at)?;
+            if got == 0 {
+                return same_length(at, len);
+            }
+            to.write_all_at(part.get(..got).unwrap_or_default(), at)?;
+            at += got as u64;
+        }
+    }
+    Ok(())
 }
 
 /// A file that nobody else can open and that goes with its descriptor.
@@ -86,4 +173,91 @@ fn nameless(dir: &Path) -> rustix::io::Result<OwnedFd> {
     let file =
         rustix::fs::openat(&dir, &name, flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, mode)?;
     entry::unlink(&dir, &name).map(|()| file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::walk::Tree;
+    use super::*;
+    use crate::format::config::CONFIG_FILE;
+    use crate::format::ids::FileId;
+    use crate::format::names::VAULT_DIR;
+
+    /// Gives every lease, and keeps it.
+    #[derive(Debug)]
+    struct Yes;
+
+    impl Daemon for Yes {
+        fn checkpoint(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn is_pending(&self, _: FileId) -> io::Result<bool> {
+            Ok(false)
+        }
+        fn busy(&self) -> io::Result<Vec<u64>> {
+            Ok(Vec::new())
+        }
+        fn lease(&self, _: u64) -> io::Result<bool> {
+            Ok(true)
+        }
+        fn end_lease(&self, _: u64) -> io::Result<bool> {
+            Ok(true)
+        }
+    }
+
+    /// A file in a vault that has nothing else.
+    fn file(make: impl FnOnce(&Path)) -> (tempfile::TempDir, Entry) {
+        let base = tempfile::tempdir().unwrap();
+        std::fs::create_dir(base.path().join(VAULT_DIR)).unwrap();
+        std::fs::write(base.path().join(VAULT_DIR).join(CONFIG_FILE), b"").unwrap();
+        make(&base.path().join("file"));
+        let entry = Tree::open(base.path()).unwrap().entry(Path::new("file")).unwrap();
+        (base, entry)
+    }
+
+    /// Of a file with holes the data alone is copied, and a copy is given up with its lease, by the clock.
+    #[test]
+    fn a_copy_is_no_larger_and_lasts_no_longer_than_it_must() {
+        const LEN: u64 = 1 << 30;
+        let (base, mut entry) = file(|path| {
+            let file = File::create(path).unwrap();
+            file.set_len(LEN).unwrap();
+            file.write_all_at(b"here", LEN - 4).unwrap();
+        });
+        let Copied::Held(Held { copy: Copy::Large(large), .. }) =
+            copy(&Yes, &mut entry, base.path(), HOLD).unwrap()
+        else {
+            panic!("not copied");
+        };
+        let mut end = [0; 4];
+        large.read_exact_at(&mut end, LEN - 4).unwrap();
+        assert_eq!((&end, large.metadata().unwrap().len()), (b"here", LEN));
+        assert!(large.metadata().unwrap().blocks() * 512 < 1 << 20);
+        let file = File::open(base.path().join("file")).unwrap();
+        let to = File::from(nameless(base.path()).unwrap());
+        let late = copy_data(&to, &file, LEN, Instant::now()).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert!(has_room(&to, 1 << 20).is_ok());
+        assert_eq!(has_room(&to, u64::MAX).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    /// What changed a moment before its lease ended may change again without another time, and is told from what has not.
+    #[test]
+    fn a_copy_of_what_has_just_changed_is_hot() {
+        let (base, mut entry) = file(|path| std::fs::write(path, b"text").unwrap());
+        let mut held = || match copy(&Yes, &mut entry, base.path(), HOLD).unwrap() {
+            Copied::Held(held) => held,
+            other => panic!("{other:?}"),
+        };
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!held().hot);
+        // A machine that stands still for a moment is given another chance.
+        let hot = (0..50).any(|_| {
+            std::fs::write(base.path().join("file"), b"next").unwrap();
+            held().hot
+        });
+        assert!(hot);
+    }
 }

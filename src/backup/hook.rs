@@ -84,11 +84,13 @@ impl SnapshotHook {
         Ok(Frozen { hook: self, vault: path, removed: false })
     }
 
-    /// Removes the snapshot that a run which was cut off had left.
-    pub(super) fn remove_left(&self, path: &Path) {
-        if let Err(e) = self.call("remove", path) {
+    /// Removes the snapshot that a run which was cut off had left. Whether it is gone.
+    pub(super) fn remove_left(&self, path: &Path) -> bool {
+        let done = self.call("remove", path);
+        if let Err(e) = &done {
             log::warn!("the snapshot of a run that was cut off, {}, is not removed: {e}", path.display());
         }
+        done.is_ok() || !path.exists()
     }
 }
 

@@ -8,6 +8,7 @@
 //! `docs/BACKUP.md` says what is promised.
 
 mod backend;
+mod census;
 mod daemon;
 mod error;
 pub mod headers;
@@ -19,6 +20,7 @@ mod node;
 mod repo;
 mod restore;
 mod run;
+mod running;
 mod s3;
 mod source;
 mod stored;

@@ -49,7 +49,7 @@ pub fn new_password() -> std::io::Result<Zeroizing<String>> {
 /// An open repository.
 pub struct Repo {
     pub(super) repo: Repository<OpenStatus>,
-    closed: Closed,
+    pub(super) closed: Closed,
     pub(super) backend: Arc<Backend>,
     pub(super) objects: Arc<Objects>,
     pub(super) meter: Arc<Meter>,
@@ -63,9 +63,9 @@ impl std::fmt::Debug for Repo {
 }
 
 /// What a repository is opened from.
-struct Closed {
+pub(super) struct Closed {
     options: RepositoryOptions,
-    backends: RepositoryBackends,
+    pub(super) backends: RepositoryBackends,
 }
 
 /// One state of a vault.
@@ -316,6 +316,7 @@ impl Repo {
     /// Frees what no snapshot needs. In two steps, so that a run that goes on meanwhile loses nothing: packs are
     /// marked, and removed by a prune that comes a day later. `at_once`: nothing else uses the repository.
     pub fn prune(&self, at_once: bool) -> Result<Pruned> {
+        self.mend_index(at_once)?;
         let mut options = PruneOptions::default();
         options.instant_delete = at_once;
         options.max_repack = LimitOption::Unlimited;
@@ -333,7 +334,7 @@ impl Repo {
 
     /// For reading snapshots. Loads the index.
     pub fn reader(&self) -> Result<Reader> {
-        let repo = self.again()?.to_indexed().map_err(self.failed())?;
+        let repo = self.indexed_whole()?;
         Ok(Reader { repo, backend: Arc::clone(&self.backend), location: self.location().to_owned() })
     }
 
@@ -541,9 +542,8 @@ pub(super) fn failed(location: &str) -> impl FnOnce(Box<RusticError>) -> BackupE
         }
         let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(&*e);
         while let Some(at) = cause {
-            if let Some(BackupError::Store { location, what, fault, why }) = at.downcast_ref() {
-                let (location, what, why) = (location.clone(), what.clone(), why.clone());
-                return BackupError::Store { location, what, fault: *fault, why };
+            if let Some(e @ BackupError::Store { .. }) = at.downcast_ref() {
+                return e.again();
             }
             cause = at.source();
         }

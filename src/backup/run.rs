@@ -1,30 +1,26 @@
 //! One run of a backup: passes over the vault until everything is stored that can be, then one snapshot.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustic_core::repofile::{SnapshotFile, StringList};
-use rustic_core::{BackupOptions, IndexedIdsStatus, ParentOptions, RepairIndexOptions, Repository};
-use rustix::fs::FlockOperation;
+use rustic_core::{BackupOptions, IndexedIdsStatus, ParentOptions, Repository};
 use rustix::io::Errno;
 use serde::Serialize;
 
 use super::daemon::{Control, Daemon};
 use super::error::{BackupError, Result};
-use super::hook::{Frozen, SnapshotHook};
+use super::hook::SnapshotHook;
 use super::meter::Reading;
 use super::repo::{INCOMPLETE, Repo, Snapshot, host};
-use super::source::{Pass, ROOT, VaultSource};
+use super::running::Running;
+use super::source::{Before, Pass, ROOT, VaultSource};
 use super::walk::{Walk, open_top};
 use crate::vault::VaultLock;
 
-/// Passes over a vault: files that changed while they were read are read again in the next one.
+/// Passes over a vault: files that changed while they were read are read again in the next one, and what was moved meanwhile is
+/// found at its new place.
 const PASSES: u32 = 4;
 /// Before each further pass, so that what is changing may come to rest.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -63,7 +59,7 @@ pub struct RunReport {
     pub mounted: bool,
     /// A snapshot of the filesystem below was stored: everything is as it was at one moment.
     pub frozen: bool,
-    /// Why that snapshot was not removed.
+    /// Why such a snapshot, of this run or one before, is not removed.
     pub left: Option<String>,
     /// Counters.
     pub meter: Reading,
@@ -106,67 +102,6 @@ pub fn access(vault: &Path) -> Result<Access> {
     }
 }
 
-/// Says that a run is going on, and afterwards that one was cut off.
-struct Running {
-    path: PathBuf,
-    file: File,
-    /// The last run did not come to its end.
-    cut_off: bool,
-    /// The vault in a snapshot of the filesystem below that it had made.
-    left: Option<PathBuf>,
-}
-
-impl Running {
-    fn begin(repo: &Repo) -> Result<Self> {
-        std::fs::create_dir_all(&repo.state).map_err(BackupError::io(&repo.state))?;
-        let path = repo.state.join(format!("{}.running", &*repo.repo.config().id.to_hex()));
-        let cut_off = path.exists();
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(BackupError::io(&path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                let mut left = vec![0; libc::PATH_MAX as usize];
-                let len = file.read_at(&mut left, 0).map_err(BackupError::io(&path))?;
-                left.truncate(len);
-                let left = (len > 0).then(|| OsString::from_vec(left).into());
-                Ok(Self { path, file, cut_off, left })
-            }
-            Err(_) => Err(BackupError::Repository {
-                location: repo.location().to_owned(),
-                why: "another run of this machine is going on".into(),
-            }),
-        }
-    }
-
-    /// Makes a snapshot of the filesystem below, after whatever a daemon holds of the vault was brought to its place. Gives
-    /// also whether the vault is mounted.
-    fn freeze<'h>(&self, hook: &'h SnapshotHook, vault: &Path) -> Result<(Frozen<'h>, bool)> {
-        if let Some(left) = &self.left {
-            hook.remove_left(left);
-        }
-        let access = access(vault)?;
-        if let Some(daemon) = &access.daemon {
-            daemon.checkpoint().map_err(BackupError::io(vault))?;
-        }
-        let frozen = hook.make(vault)?;
-        let path = frozen.vault.as_os_str().as_bytes();
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.write_all_at(path, 0))
-            .map_err(BackupError::io(&self.path))?;
-        Ok((frozen, access.daemon.is_some()))
-    }
-
-    fn end(self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 /// The outcome of the passes over a vault.
 struct Passed {
     snapshot: SnapshotFile,
@@ -177,22 +112,27 @@ struct Passed {
 impl Repo {
     /// Stores the vault as it is now. An error means that nothing was stored.
     pub fn run(&self, vault: &Path, options: &RunOptions) -> Result<RunReport> {
-        let running = Running::begin(self)?;
+        self.backend.begin_run();
+        // The store's failure is what it was, not what became of it on the way through the library.
+        self.run_once(vault, options).map_err(|e| self.backend.failure().unwrap_or(e))
+    }
+
+    fn run_once(&self, vault: &Path, options: &RunOptions) -> Result<RunReport> {
+        let mut running = Running::begin(self)?;
+        let census = self.census()?;
+        let lossy = census.lost > 0;
         if running.cut_off {
             // What it stored is in packs that no index knows; now the index knows them.
             log::info!("the last run did not end: looking for what it stored");
-            self.repo.repair_index(&RepairIndexOptions::default(), false).map_err(self.failed())?;
+            self.index_packs(census.unknown)?;
         }
         let frozen = options.hook.as_ref().map(|hook| running.freeze(hook, vault)).transpose()?;
         let (frozen, mut mounted) = frozen.map_or((None, false), |(frozen, mounted)| (Some(frozen), mounted));
-        let vault = frozen.as_ref().map_or(vault, |frozen| &frozen.vault);
-        let access = access(vault)?;
-        mounted |= access.daemon.is_some();
-        let Passed { snapshot, problems, passes } = self.passes(vault, &access, options)?;
-        let snapshot = self.publish(snapshot, problems.is_empty())?;
-        drop(access);
         let was_frozen = frozen.is_some();
-        let left = frozen.map(Frozen::remove).transpose().err().map(|e| e.to_string());
+        let stored = self.store(frozen.as_ref().map_or(vault, |frozen| &frozen.vault), options, lossy);
+        let left = running.thaw(frozen);
+        let (Passed { snapshot, problems, passes }, beside) = stored?;
+        mounted |= beside;
         running.end();
         let summary = snapshot.summary.clone().unwrap_or_default();
         Ok(RunReport {
@@ -209,38 +149,52 @@ impl Repo {
         })
     }
 
-    /// Reads the vault until everything is stored that can be.
-    fn passes(&self, vault: &Path, access: &Access, options: &RunOptions) -> Result<Passed> {
+    /// Stores what is in a vault, and tells whether it is mounted.
+    fn store(&self, vault: &Path, options: &RunOptions, lossy: bool) -> Result<(Passed, bool)> {
+        let access = access(vault)?;
+        let mut passed = self.passes(vault, &access, options, lossy)?;
+        passed.snapshot = self.publish(passed.snapshot, passed.problems.is_empty())?;
+        Ok((passed, access.daemon.is_some()))
+    }
+
+    /// Reads the vault until everything is stored that can be. `lossy`: an index names packs that are not there.
+    fn passes(&self, vault: &Path, access: &Access, options: &RunOptions, lossy: bool) -> Result<Passed> {
         let mut parent = self.parent(options)?;
         self.backend.hold_snapshots(true);
         let (mut first, mut done) = (None, None);
-        let mut before = BTreeSet::new();
+        let mut before = Before::default();
         for pass_number in 1..=PASSES {
             if let Some(daemon) = &access.daemon {
                 daemon.checkpoint().map_err(BackupError::io(vault))?;
             }
             let paranoid = options.paranoid.filter(|_| pass_number == 1);
-            let caught_not = std::mem::take(&mut before);
-            let (meter, daemon) = (Arc::clone(&self.meter), access.daemon.clone());
-            let pass = Arc::new(Pass::new(meter, daemon, paranoid, caught_not, self.state.clone()));
+            let (ends, daemon) =
+                ((Arc::clone(&self.meter), Arc::clone(&self.backend)), access.daemon.clone());
+            let pass = Arc::new(Pass::new(ends, daemon, paranoid, before, self.state.clone()));
             let walk = Walk::new(vault, access.journal)?;
-            let repo = self.again()?.to_indexed_ids().map_err(self.failed())?;
+            let census = lossy.then(|| self.census()).transpose()?;
+            let repo = self.indexed_ids(census)?;
             let snapshot = self.pass(&repo, walk, &pass, parent.as_deref(), options)?;
             parent = Some(snapshot.id.to_hex().to_string());
             first.get_or_insert_with(|| snapshot.summary.clone());
-            let changing = pass.changing();
-            let again = !changing.is_empty() && pass_number < PASSES;
+            before = pass.learned();
+            let changing = before.caught_not.len();
+            let again = (changing > 0 || pass.has_lost_sight()) && pass_number < PASSES;
             done = Some((snapshot, pass, pass_number));
             if !again {
                 break;
             }
-            log::debug!("pass {pass_number}: {} files changed while they were read", changing.len());
-            before = changing;
+            log::debug!("pass {pass_number}: {changing} files changed while they were read");
             std::thread::sleep(PAUSE * pass_number);
         }
         let (mut snapshot, pass, passes) = done.expect("there is at least one pass");
         let mut problems = pass.problems();
-        problems.extend(pass.changing().into_iter().map(|path| (path, "it changes all the time".to_owned())));
+        let Before { caught_not, too_large } = pass.learned();
+        problems.extend(caught_not.into_iter().map(|path| {
+            let large =
+                too_large.get(&path).map_or_else(String::new, |why| format!(", and is not copied: {why}"));
+            (path, format!("it changes all the time{large}"))
+        }));
         // The counts of the first pass tell what is new since the last run.
         if let (Some(Some(first)), Some(last)) = (first, &mut snapshot.summary) {
             last.files_new = first.files_new;

@@ -4,89 +4,133 @@
 //! here, by path, and decides how the run ends. A file is stored only as it was at one moment: it is stored if size
 //! and change time (and, beside a mount, what its daemon holds of it) say that nothing changed it while it was read. What
 //! is being written beside a mount is copied first, while the daemon keeps it as it is (`held`).
+//!
+//! When the store has failed there is nothing more to read: the library would go on to the end.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
-use rustix::time::{ClockId, clock_gettime};
 
+use super::backend::Backend;
 use super::daemon::Daemon;
 use super::held;
 use super::meter::Meter;
 use super::node::node_of;
-use super::walk::{Entry, Walk};
+use super::walk::{Entry, Missed, Walk};
 use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::ids::FileId;
 use crate::vault::LowerStat;
-use crate::vault::stat::{S_IFDIR, S_IFREG, stat_fd};
+use crate::vault::stat::{S_IFDIR, S_IFREG, TICK, stat_fd};
 
 /// Where the vault is in a snapshot.
 pub const ROOT: &str = "/vault";
-/// A file that changed so shortly before it is read may change again without another change time: the kernel's clock
-/// for files ticks at least a hundred times a second.
-const TICK: Duration = Duration::from_millis(20);
 /// A file that changed so shortly before it is found may be one that changes all the time.
 const YOUNG: Duration = Duration::from_secs(3);
+/// Why nothing is read.
+const NO_STORE: &str = "the store has failed";
 /// Of the files that did not change, `--paranoid` reads one in so many.
 const PARANOID: u64 = 7;
+
+/// What a pass learns from the one before it.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// Files that it did not catch.
+    pub(super) caught_not: BTreeSet<PathBuf>,
+    /// Files that could not be copied under a lease, and why: no pass tries again.
+    pub(super) too_large: BTreeMap<PathBuf, String>,
+}
 
 /// What a pass over the vault found wrong, and what is to be read again.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) meter: Arc<Meter>,
+    store: Arc<Backend>,
     pub(super) daemon: Option<Arc<dyn Daemon>>,
     /// Which part of the unchanged files to read again.
     pub(super) paranoid: Option<u64>,
-    /// Files that the pass before did not catch.
-    caught_not: BTreeSet<PathBuf>,
+    before: Before,
     /// Lower inodes that are being written.
     busy: HashSet<u64>,
+    /// Of those, and why they were not copied.
+    too_large: Mutex<BTreeMap<PathBuf, String>>,
     /// Where copies of them may lie.
     copies: PathBuf,
+    /// The daemon failed when it was asked for one, perhaps after minutes.
+    no_leases: AtomicBool,
     problems: Mutex<Vec<(PathBuf, String)>>,
     changing: Mutex<BTreeSet<PathBuf>>,
+    /// A directory was gone before it was read, removed or moved.
+    lost_sight: AtomicBool,
 }
 
 impl Pass {
-    /// `caught_not`: files that changed while the pass before read them. `copies`: a directory of this user's.
+    /// `copies`: a directory of this user's.
     pub(super) fn new(
-        meter: Arc<Meter>,
+        (meter, store): (Arc<Meter>, Arc<Backend>),
         daemon: Option<Arc<dyn Daemon>>,
         paranoid: Option<u64>,
-        caught_not: BTreeSet<PathBuf>,
+        mut before: Before,
         copies: PathBuf,
     ) -> Self {
+        let too_large = Mutex::new(std::mem::take(&mut before.too_large));
         let (problems, changing) = (Mutex::default(), Mutex::default());
         let busy = daemon.as_ref().map(|daemon| daemon.busy()).transpose().unwrap_or_else(|e| {
             log::debug!("what is being written is not known: {e}");
             None
         });
         let busy = busy.into_iter().flatten().collect();
-        Self { meter, daemon, paranoid, caught_not, busy, copies, problems, changing }
+        let (no_leases, lost_sight) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self {
+            meter,
+            store,
+            daemon,
+            paranoid,
+            before,
+            too_large,
+            busy,
+            copies,
+            no_leases,
+            problems,
+            changing,
+            lost_sight,
+        }
     }
 
     /// A copy of a file that is being written, made while it was kept as it is; the entry is true of it.
-    fn held(&self, entry: &mut Entry) -> Option<held::Copy> {
+    fn held(&self, entry: &mut Entry) -> Option<held::Held> {
         let daemon = self.daemon.as_ref()?;
-        let changes = self.caught_not.contains(&entry.path)
+        let changes = self.before.caught_not.contains(&entry.path)
             || self.busy.contains(&entry.stat.ino)
-            || age_of(&entry.stat) < YOUNG.as_nanos();
+            || entry.stat.age() < YOUNG;
         if !changes || entry.stat.kind() != S_IFREG || id_of(entry).is_none() {
             return None;
         }
+        if self.no_leases.load(Ordering::Relaxed) || self.too_large.lock().contains_key(&entry.path) {
+            return None;
+        }
         // Without a copy it is read as any other.
-        held::copy(&**daemon, entry, &self.copies).unwrap_or_else(|e| {
-            log::debug!("{}: not copied: {e}", entry.path.display());
-            None
-        })
+        match held::copy(&**daemon, entry, &self.copies, held::HOLD) {
+            Ok(held::Copied::Held(held)) => Some(held),
+            Ok(held::Copied::Not) => None,
+            Ok(held::Copied::TooLarge(why)) => {
+                self.too_large.lock().insert(entry.path.clone(), why);
+                None
+            }
+            Err(e) => {
+                log::debug!("{}: no lease, nor of others: {e}", entry.path.display());
+                self.no_leases.store(true, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
     fn problem(&self, path: &Path, why: impl ToString) {
@@ -97,12 +141,22 @@ impl Pass {
         self.changing.lock().insert(path.to_owned());
     }
 
+    /// What the next pass is to know.
+    pub(super) fn learned(&self) -> Before {
+        Before { caught_not: self.changing(), too_large: self.too_large.lock().clone() }
+    }
+
     /// Everything that is wrong or missing in the snapshot, by lower path.
     pub(super) fn problems(&self) -> Vec<(PathBuf, String)> {
         self.problems.lock().clone()
     }
 
-    /// Files that changed while they were read, which the snapshot has not got.
+    /// Whether another pass may find what this one has missed, and cannot name.
+    pub(super) fn has_lost_sight(&self) -> bool {
+        self.lost_sight.load(Ordering::Relaxed)
+    }
+
+    /// Files that changed while they were read, and what was moved meanwhile: the snapshot has not got them.
     pub(super) fn changing(&self) -> BTreeSet<PathBuf> {
         self.changing.lock().clone()
     }
@@ -144,7 +198,7 @@ pub(super) struct Entries {
 impl Entries {
     fn given(&self, mut entry: Entry) -> ReadSourceEntry<Opening> {
         let pass = &self.pass;
-        let copy = pass.held(&mut entry);
+        let held = pass.held(&mut entry);
         pass.meter.entries.add(1);
         let path = if entry.path.as_os_str().is_empty() {
             PathBuf::from(ROOT)
@@ -155,7 +209,10 @@ impl Entries {
             pass.problem(&entry.path, why);
         }
         let name = path.file_name().unwrap_or(OsStr::new("vault")).to_owned();
-        let read_anew = pass.paranoid.is_some_and(|part| is_in_part(&entry.path, part));
+        // A change after the lease may bear the time that the copy has.
+        let read_anew = pass.paranoid.is_some_and(|part| is_in_part(&entry.path, part))
+            || held.as_ref().is_some_and(|held| held.hot);
+        let copy = held.map(|held| held.copy);
         let node = node_of(&entry, &name, read_anew && entry.stat.kind() == S_IFREG);
         let open = (entry.stat.kind() == S_IFREG).then(|| Opening::new(entry, copy, Arc::clone(pass)));
         ReadSourceEntry { path, node, open }
@@ -174,9 +231,17 @@ impl Iterator for Entries {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            if self.pass.store.has_failed() {
+                return None;
+            }
             match self.walk.as_mut()?.next()? {
                 Ok(entry) => return Some(Ok(self.given(entry))),
-                Err(missed) => self.pass.problem(&missed.path, missed.why),
+                Err(Missed::Unread { path, why }) => self.pass.problem(&path, why),
+                Err(Missed::Moved(path)) => self.pass.changed(&path),
+                Err(Missed::Gone(path)) => {
+                    log::debug!("{}: gone before it was read", path.display());
+                    self.pass.lost_sight.store(true, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -199,7 +264,7 @@ impl Opening {
     /// The lower file, if it is what the walk saw, and holds all of itself.
     fn file(&self) -> io::Result<Option<File>> {
         let file = File::from(self.entry.open()?);
-        if !self.is_still(&file)? && is_hot(&self.entry.stat) {
+        if !self.is_still(&file)? && self.entry.stat.is_hot() {
             std::thread::sleep(TICK);
         }
         Ok(if self.is_still(&file)? { Some(file) } else { None })
@@ -212,7 +277,7 @@ impl Opening {
             (Some(daemon), Some(id)) => daemon.is_pending(id)?,
             _ => false,
         };
-        Ok(!pending && is_same(&self.entry.stat, &now) && !is_hot(&now))
+        Ok(!pending && is_same(&self.entry.stat, &now) && !now.is_hot())
     }
 }
 
@@ -227,22 +292,13 @@ fn is_same(before: &LowerStat, after: &LowerStat) -> bool {
     before.same_inode(after) && before.size == after.size && before.ctime == after.ctime
 }
 
-/// Whether a file changed in this moment.
-fn is_hot(stat: &LowerStat) -> bool {
-    age_of(stat) < TICK.as_nanos()
-}
-
-/// Nanoseconds since a file changed, or until then where a clock was set back.
-fn age_of(stat: &LowerStat) -> u128 {
-    let now = clock_gettime(ClockId::Realtime);
-    let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-    (nanos(now.tv_sec, now.tv_nsec) - nanos(stat.ctime.0, stat.ctime.1.into())).unsigned_abs()
-}
-
 impl ReadSourceOpen for Opening {
     type Reader = Reader;
 
     fn open(mut self) -> RusticResult<Reader> {
+        if self.pass.store.has_failed() {
+            return Err(RusticError::new(ErrorKind::Backend, NO_STORE));
+        }
         let bytes = match self.copy.take() {
             Some(copy) => Ok(Some(Bytes::Copy(copy))),
             None => self.file().map(|file| file.map(Bytes::Lower)),
@@ -302,6 +358,9 @@ impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.failed {
             return Err(io::Error::other("the file changed while it was read"));
+        }
+        if self.pass.store.has_failed() {
+            return Err(io::Error::other(NO_STORE));
         }
         let read = match &mut self.bytes {
             Bytes::Lower(file) => file.read(buf),

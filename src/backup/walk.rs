@@ -1,6 +1,8 @@
 //! A vault's lower entries in the order in which a repository keeps them, each with its attributes and xattrs.
 //!
-//! Works on descriptors: an entry that someone swaps for a symlink meanwhile leads nowhere else.
+//! Works on descriptors: an entry that someone swaps for a symlink meanwhile leads nowhere else. A directory's names are those
+//! that it had when it was entered; when all of them were given it is looked at again, and what has come to a new name since is
+//! told.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::error::{BackupError, Result};
 use crate::format::config::CONFIG_FILE;
@@ -17,7 +20,7 @@ use crate::format::ids::DirId;
 use crate::format::keks::KEKS_FILE;
 use crate::format::names::{LOST_FOUND, LowerName, SIDECAR_SUFFIX, VAULT_DIR, parse};
 use crate::format::{headers, journal};
-use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFREG, stat_fd};
+use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFREG, TICK, between, stat_fd};
 use crate::vault::{Listing, LowerStat, entry, proc_path};
 
 /// The most that Linux keeps in a value or a list of names.
@@ -67,13 +70,20 @@ impl Entry {
     }
 }
 
-/// What there is to say of an entry that is not given.
+/// What there is to say of an entry that is not given. Paths are below the vault's top.
 #[derive(Debug)]
-pub struct Missed {
-    /// Path below the vault's top.
-    pub path: PathBuf,
-    /// Why.
-    pub why: String,
+pub enum Missed {
+    /// It could not be looked at.
+    Unread {
+        /// The entry.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// It is older than the walk's look at its directory and has come to this name since: it may have been given under none.
+    Moved(PathBuf),
+    /// A directory that was there is gone. If it was moved, it may have been given under no name.
+    Gone(PathBuf),
 }
 
 /// Walks a vault: the top first, each directory before what is in it, names in byte order.
@@ -88,8 +98,64 @@ pub struct Walk {
 struct Dir {
     fd: OwnedFd,
     path: PathBuf,
-    /// The last one comes next.
-    names: Vec<Vec<u8>>,
+    /// In byte order.
+    names: Vec<Listed>,
+    /// Those that were given, or not to be.
+    done: usize,
+    /// As it was before it was listed, and when that was.
+    before: LowerStat,
+    at: (i64, u32),
+    /// What the second look found, to be told.
+    looked_again: bool,
+    moved: Vec<PathBuf>,
+}
+
+/// A name in a directory.
+#[derive(Debug)]
+struct Listed {
+    name: Vec<u8>,
+    ino: u64,
+    /// `S_IFMT` bits; 0 where the filesystem does not tell.
+    kind: u32,
+}
+
+impl Dir {
+    fn list(fd: OwnedFd, path: PathBuf) -> rustix::io::Result<Self> {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        let at = (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0));
+        let before = stat_fd(&fd)?;
+        let names = listed(&fd)?;
+        Ok(Self { fd, path, names, done: 0, before, at, looked_again: false, moved: Vec::new() })
+    }
+
+    /// Looks again for what was in the vault before this was listed, and was given another name in it since.
+    fn look_again(&mut self, journal: bool) -> rustix::io::Result<()> {
+        let now = stat_fd(&self.fd)?;
+        if between(self.before.mtime, self.at) >= TICK
+            && (now.mtime, now.ctime) == (self.before.mtime, self.before.ctime)
+        {
+            return Ok(());
+        }
+        for found in listed(&self.fd)? {
+            let known = self.names.binary_search_by(|listed| listed.name.cmp(&found.name)).is_ok();
+            if known || kind_of(&self.path, &found.name, journal).is_none() {
+                continue;
+            }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let born = match rustix::fs::openat(&self.fd, &found.name[..], flags, Mode::empty()) {
+                Err(Errno::NOENT) => continue,
+                other => stat_fd(&other?)?.btime,
+            };
+            let is_old = match born {
+                Some(born) => born < self.at,
+                None => self.names.iter().any(|listed| listed.ino == found.ino),
+            };
+            if is_old {
+                self.moved.push(self.path.join(OsStr::from_bytes(&found.name)));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Opens a vault's top; refuses what is none.
@@ -124,20 +190,22 @@ impl Walk {
             fd: top.try_clone().map_err(BackupError::io(vault))?,
         };
         look_at(&mut first, Kind::Ours);
-        let names = names_of(&top).map_err(BackupError::errno(vault))?;
-        let open = vec![Dir { fd: top, path: PathBuf::new(), names }];
+        let open = vec![Dir::list(top, PathBuf::new()).map_err(BackupError::errno(vault))?];
         Ok(Self { open, first: Some(first), journal })
     }
 
-    /// The entry `name` of the innermost open directory; `None` where it is not for a backup, or gone.
-    fn entry(&mut self, name: &[u8]) -> std::result::Result<Option<Entry>, Missed> {
-        let Some(dir) = self.open.last() else { return Ok(None) };
+    /// The next entry of the innermost open directory; `None` where it is not for a backup, or gone.
+    fn entry(&mut self) -> std::result::Result<Option<Entry>, Missed> {
+        let Some(dir) = self.open.last_mut() else { return Ok(None) };
+        let Some(Listed { name, kind: listed, .. }) = dir.names.get(dir.done) else { return Ok(None) };
+        dir.done += 1;
         let path = dir.path.join(OsStr::from_bytes(name));
         let Some(kind) = kind_of(&dir.path, name, self.journal) else { return Ok(None) };
-        let missed = |e: Errno| Missed { path: path.clone(), why: e.to_string() };
+        let missed = |e: Errno| Missed::Unread { path: path.clone(), why: e.to_string() };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = match rustix::fs::openat(&dir.fd, name, flags, Mode::empty()) {
-            // Removed or renamed since the directory was listed.
+        let fd = match rustix::fs::openat(&dir.fd, &name[..], flags, Mode::empty()) {
+            // Removed or renamed since the directory was listed. What is renamed within it is found at its end.
+            Err(Errno::NOENT) if matches!(*listed, 0 | S_IFDIR) => return Err(Missed::Gone(path)),
             Err(Errno::NOENT) => return Ok(None),
             other => other.map_err(missed)?,
         };
@@ -145,10 +213,9 @@ impl Walk {
         let mut entry = Entry { path: path.clone(), stat, xattrs: Vec::new(), target: None, fault: None, fd };
         look_at(&mut entry, kind);
         if stat.kind() == S_IFDIR {
-            let opened =
-                entry::open_dir_read(&entry.fd, true).and_then(|fd| names_of(&fd).map(|names| (fd, names)));
+            let opened = entry::open_dir_read(&entry.fd, true).and_then(|fd| Dir::list(fd, path));
             match opened {
-                Ok((fd, names)) => self.open.push(Dir { fd, path, names }),
+                Ok(dir) => self.open.push(dir),
                 Err(e) => entry.fault = Some(format!("not listed: {e}")),
             }
         }
@@ -165,11 +232,23 @@ impl Iterator for Walk {
         }
         loop {
             let dir = self.open.last_mut()?;
-            let Some(name) = dir.names.pop() else {
-                self.open.pop();
+            if let Some(moved) = dir.moved.pop() {
+                return Some(Err(Missed::Moved(moved)));
+            }
+            if dir.done == dir.names.len() {
+                // Once.
+                if !std::mem::replace(&mut dir.looked_again, true)
+                    && let Err(e) = dir.look_again(self.journal)
+                {
+                    let why = format!("not listed again: {e}");
+                    return Some(Err(Missed::Unread { path: dir.path.clone(), why }));
+                }
+                if dir.moved.is_empty() {
+                    self.open.pop();
+                }
                 continue;
-            };
-            match self.entry(&name) {
+            }
+            match self.entry() {
                 Ok(None) => {}
                 Ok(Some(entry)) => return Some(Ok(entry)),
                 Err(missed) => return Some(Err(missed)),
@@ -212,9 +291,8 @@ impl Tree {
     /// Names and types of what a backup would store of a directory, in byte order.
     pub fn names(&self, dir: &Path) -> rustix::io::Result<Vec<(Vec<u8>, u32)>> {
         let fd = super::headers::reach(&self.top, dir)?;
-        let mut names = names_of(&fd)?;
-        names.reverse();
-        let kept = names.into_iter().filter(|name| kind_of(dir, name, false).is_some());
+        let names = listed(&fd)?.into_iter().map(|listed| listed.name);
+        let kept = names.filter(|name| kind_of(dir, name, false).is_some());
         Ok(kept
             .map(|name| {
                 let is_dir = rustix::fs::statat(&fd, &name[..], rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
@@ -259,18 +337,18 @@ pub(super) fn has_header(path: &Path) -> bool {
         && !name.as_bytes().ends_with(SIDECAR_SUFFIX.as_bytes())
 }
 
-/// The names in a directory, the last in byte order first.
-fn names_of(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+/// The names in a directory, in byte order.
+fn listed(dir: impl AsFd) -> rustix::io::Result<Vec<Listed>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut listing = Listing::new(rustix::fs::openat(dir, c".", flags, Mode::empty())?);
     let mut names = Vec::new();
     while let Some(entry) = listing.peek()? {
         if !matches!(&entry.name[..], b"." | b"..") {
-            names.push(entry.name.clone());
+            names.push(Listed { name: entry.name.clone(), ino: entry.ino, kind: entry.kind });
         }
         listing.advance();
     }
-    names.sort_unstable_by(|a, b| b.cmp(a));
+    names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(names)
 }
 
@@ -345,4 +423,83 @@ fn xattrs_of(fd: impl AsFd) -> rustix::io::Result<Vec<Xattr>> {
         found.push((name, value));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A vault with directories of a file each, and nothing that opens.
+    fn vault(dirs: &[&str]) -> tempfile::TempDir {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir(base.path().join(VAULT_DIR)).unwrap();
+        fs::write(base.path().join(VAULT_DIR).join(CONFIG_FILE), b"").unwrap();
+        for dir in dirs {
+            fs::create_dir(base.path().join(dir)).unwrap();
+            fs::write(base.path().join(dir).join("file"), b"").unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        base
+    }
+
+    /// What a walk gives: paths, what has moved, what is gone. `meanwhile` happens when it has come to `at`.
+    fn walk(base: &Path, at: &str, meanwhile: impl Fn()) -> [BTreeSet<PathBuf>; 3] {
+        let mut seen: [BTreeSet<PathBuf>; 3] = Default::default();
+        for found in Walk::new(base, false).unwrap() {
+            match found {
+                Ok(entry) => {
+                    if entry.path == Path::new(at) {
+                        meanwhile();
+                    }
+                    seen[0].insert(entry.path);
+                }
+                Err(Missed::Moved(path)) => drop(seen[1].insert(path)),
+                Err(Missed::Gone(path)) => drop(seen[2].insert(path)),
+                Err(Missed::Unread { path, why }) => panic!("{path:?}: {why}"),
+            }
+        }
+        seen
+    }
+
+    fn paths(names: &[&str]) -> BTreeSet<PathBuf> {
+        names.iter().map(PathBuf::from).collect()
+    }
+
+    /// A directory that is renamed before the walk comes to it is told, under its new name; a new one is not, nor one that was
+    /// removed under a new name.
+    #[test]
+    fn a_rename_within_a_directory_is_told() {
+        let base = vault(&["b", "d", "f"]);
+        let at = |name: &str| base.path().join(name);
+        let [given, moved, gone] = walk(base.path(), "b", || {
+            fs::rename(at("d"), at("a")).unwrap();
+            fs::create_dir(at("new")).unwrap();
+            fs::remove_dir_all(at("f")).unwrap();
+        });
+        assert!(!given.contains(Path::new("a/file")) && !given.contains(Path::new("d/file")));
+        assert_eq!(moved, paths(&["a"]));
+        assert_eq!(gone, paths(&["d", "f"]));
+        let [given, moved, gone] = walk(base.path(), "b", || {});
+        assert!(given.contains(Path::new("a/file")) && moved.is_empty() && gone.is_empty());
+    }
+
+    /// So are a file, one that was moved in from elsewhere, and what was given already; a file that was rewritten is not.
+    #[test]
+    fn files_that_move_are_told() {
+        let base = vault(&["b", "c", "d"]);
+        let at = |name: &str| base.path().join(name);
+        let [_, moved, gone] = walk(base.path(), "c", || {
+            fs::rename(at("c/file"), at("c/other")).unwrap();
+            fs::rename(at("d/file"), at("c/second")).unwrap();
+            fs::rename(at("b/file"), at("c/third")).unwrap();
+            fs::write(at("d/new"), b"new").unwrap();
+        });
+        assert!(gone.is_empty());
+        // What is renamed before its directory is listed is simply there.
+        assert_eq!(moved, paths(&["c/other", "c/second", "c/third"]));
+    }
 }

@@ -4,13 +4,15 @@
 
 use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use log::{debug, warn};
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::backup::SOCKET;
@@ -19,8 +21,12 @@ use crate::format::names::VAULT_DIR;
 use crate::fs::{Fs, Leased};
 use crate::vault::proc_path;
 
-/// Connections that are answered at once; more are ended.
+/// Connections at once. For one more, the one that has asked nothing for longest is ended, or that one itself.
 const MOST: usize = 8;
+/// A connection that has asked nothing for this long gives way to another one. Its leases are over.
+const IDLE: Duration = Duration::from_secs(60);
+/// Until the next try when no connection can be had: no descriptor is free, perhaps.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The longest question.
 const QUESTION: u64 = 256;
 /// Leases of one connection at once.
@@ -64,23 +70,27 @@ fn remove(own: &std::os::fd::OwnedFd) {
 pub(super) fn serve(listener: Option<UnixListener>, fs: &Arc<Fs>) {
     let Some(listener) = listener else { return };
     let fs = Arc::clone(fs);
-    let open = Arc::new(AtomicUsize::new(0));
+    let open = Arc::new(Connections::default());
     let accept = move || {
         for stream in listener.incoming() {
-            let Ok(stream) = stream else { continue };
-            if open.fetch_add(1, Ordering::Relaxed) >= MOST {
-                open.fetch_sub(1, Ordering::Relaxed);
-                continue;
-            }
-            let (fs, count) = (Arc::clone(&fs), Arc::clone(&open));
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(e) => {
+                    debug!("control socket: {e}");
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+            };
+            let Some(connection) = open.admit(stream, IDLE) else { continue };
+            let (fs, all, one) = (Arc::clone(&fs), Arc::clone(&open), Arc::clone(&connection));
             let answer = move || {
-                if let Err(e) = answer_all(&stream, &fs) {
+                if let Err(e) = answer_all(&one, &fs) {
                     debug!("control socket: {e}");
                 }
-                count.fetch_sub(1, Ordering::Relaxed);
+                all.remove(&one);
             };
             if std::thread::Builder::new().name("efs-control".into()).spawn(answer).is_err() {
-                open.fetch_sub(1, Ordering::Relaxed);
+                open.remove(&connection);
             }
         }
     };
@@ -89,7 +99,45 @@ pub(super) fn serve(listener: Option<UnixListener>, fs: &Arc<Fs>) {
     }
 }
 
-fn answer_all(stream: &UnixStream, fs: &Fs) -> io::Result<()> {
+/// The connections that are open.
+#[derive(Debug, Default)]
+struct Connections(Mutex<Vec<Arc<Connection>>>);
+
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    /// Since when it has asked nothing; `None` while it is being answered.
+    idle: Mutex<Option<Instant>>,
+}
+
+impl Connections {
+    /// Makes room for a connection, where there is none by ending one that has been idle for so long.
+    fn admit(&self, stream: UnixStream, idle: Duration) -> Option<Arc<Connection>> {
+        let mut all = self.0.lock();
+        if all.len() >= MOST {
+            let since = |one: &Arc<Connection>| *one.idle.lock();
+            let (at, since) = all
+                .iter()
+                .enumerate()
+                .filter_map(|(at, one)| Some((at, since(one)?)))
+                .min_by_key(|(_, at)| *at)?;
+            if since.elapsed() < idle {
+                return None;
+            }
+            let _ = all.swap_remove(at).stream.shutdown(Shutdown::Both);
+        }
+        let connection = Arc::new(Connection { stream, idle: Mutex::new(Some(Instant::now())) });
+        all.push(Arc::clone(&connection));
+        Some(connection)
+    }
+
+    fn remove(&self, connection: &Arc<Connection>) {
+        self.0.lock().retain(|one| !Arc::ptr_eq(one, connection));
+    }
+}
+
+fn answer_all(connection: &Connection, fs: &Fs) -> io::Result<()> {
+    let stream = &connection.stream;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     let mut asker = Asker { fs, leases: Vec::new() };
@@ -98,8 +146,10 @@ fn answer_all(stream: &UnixStream, fs: &Fs) -> io::Result<()> {
         if reader.by_ref().take(QUESTION).read_line(&mut line)? == 0 {
             return Ok(());
         }
+        *connection.idle.lock() = None;
         let mut to = stream;
         to.write_all(format!("{}\n", asker.answer(line.trim_end())).as_bytes())?;
+        *connection.idle.lock() = Some(Instant::now());
     }
 }
 
@@ -132,14 +182,14 @@ impl Asker<'_> {
 
     fn lease(&mut self, inode: u64) -> String {
         if self.leases.len() >= LEASES {
-            return "no".into();
+            return "taken".into();
         }
         match self.fs.lease(inode) {
             Ok(Some(lease)) => {
                 self.leases.push((inode, lease));
-                "ok".into()
+                "held".into()
             }
-            Ok(None) => "no".into(),
+            Ok(None) => "taken".into(),
             Err(e) => format!("error {e}"),
         }
     }
@@ -179,4 +229,40 @@ fn file_id(text: &str) -> Option<FileId> {
     let bytes: Option<Vec<u8>> =
         (0..FileId::LEN).map(|n| u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()).collect();
     FileId::from_slice(&bytes?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (UnixStream, UnixStream) {
+        UnixStream::pair().unwrap()
+    }
+
+    /// Connections that ask nothing do not keep others out for longer than their time; those that are being answered do.
+    #[test]
+    fn who_asks_nothing_gives_way() {
+        let all = Connections::default();
+        let mut ends: Vec<_> = (0..MOST).map(|_| pair()).collect();
+        let open: Vec<_> = ends
+            .iter()
+            .map(|(stream, _)| all.admit(stream.try_clone().unwrap(), Duration::ZERO).unwrap())
+            .collect();
+        assert!(all.admit(pair().0, IDLE).is_none());
+        // The first is being answered, the third asked last before the others.
+        *open[0].idle.lock() = None;
+        let past = Instant::now().checked_sub(Duration::from_millis(1)).unwrap();
+        *open[2].idle.lock() = Some(past);
+        assert!(all.admit(pair().0, Duration::ZERO).is_some());
+        assert_eq!(ends[2].1.read(&mut [0]).unwrap(), 0, "the third is ended");
+        assert_eq!(all.0.lock().len(), MOST);
+        for one in &open {
+            *one.idle.lock() = None;
+            all.remove(&open[2]);
+        }
+        all.0.lock().iter().for_each(|one| *one.idle.lock() = None);
+        assert!(all.admit(pair().0, Duration::ZERO).is_none());
+        all.remove(&open[0]);
+        assert!(all.admit(pair().0, IDLE).is_some());
+    }
 }

@@ -43,7 +43,7 @@ impl Lease {
         *self.state.lock() != State::Holds || Instant::now() >= self.until
     }
 
-    /// Gives it back. Whether nothing was changed all the time.
+    /// Gives it back. Whether nothing was changed all the time: after its time nobody knows, as others may hold the file.
     pub fn end(&self) -> bool {
         let mut state = self.state.lock();
         let held = *state == State::Holds;
@@ -51,11 +51,11 @@ impl Lease {
             *state = State::Ended;
             self.over.notify_all();
         }
-        held
+        held && Instant::now() < self.until
     }
 
-    /// Ends it for a change that has waited long enough.
-    fn give_way(&self) {
+    /// Ends it for a change that has waited long enough, or for another lease after its time.
+    pub fn give_way(&self) {
         let mut state = self.state.lock();
         if *state == State::Holds {
             *state = State::Broken;
@@ -148,7 +148,9 @@ impl Turnstile {
         if now.as_ref().is_some_and(|now| !now.is_over()) {
             return false;
         }
-        *now = Some(Arc::clone(lease));
+        if let Some(over) = now.replace(Arc::clone(lease)) {
+            over.give_way();
+        }
         self.closed.store(true, Ordering::SeqCst);
         while self.going.load(Ordering::SeqCst) != 0 {
             if lease.is_over() || self.empty.wait_until(&mut now, lease.until).timed_out() {
@@ -236,6 +238,20 @@ mod tests {
         assert!(turnstile.close(&next) && !turnstile.close(&Lease::new(LONG)));
         assert!(next.end());
         drop(turnstile.enter());
+    }
+
+    /// A lease whose time is over was not kept, whoever else keeps changes off now.
+    #[test]
+    fn what_is_given_back_too_late_was_not_kept() {
+        let turnstile = Turnstile::default();
+        let short = Duration::from_millis(10);
+        let (first, alone) = (Lease::new(short), Lease::new(short));
+        assert!(turnstile.close(&first));
+        std::thread::sleep(2 * short);
+        let second = Lease::new(LONG);
+        assert!(turnstile.close(&second));
+        assert_eq!(*first.state.lock(), State::Broken);
+        assert!(!first.end() && !alone.end() && second.end());
     }
 
     /// A change that has waited for one lease does not wait for the next.

@@ -37,13 +37,21 @@ impl Leases {
     fn add(&self, ino: Ino) -> Option<Leased> {
         let mut all = self.0.lock();
         if all.len() >= MOST {
-            all.retain(|_, lease| !lease.is_over());
+            all.retain(|_, lease| {
+                let over = lease.is_over();
+                if over {
+                    lease.give_way();
+                }
+                !over
+            });
         }
         if all.len() >= MOST || all.get(&ino).is_some_and(|lease| !lease.is_over()) {
             return None;
         }
         let lease = Lease::new(HOLD);
-        all.insert(ino, Arc::clone(&lease));
+        if let Some(over) = all.insert(ino, Arc::clone(&lease)) {
+            over.give_way();
+        }
         Some(Leased { ino, lease })
     }
 

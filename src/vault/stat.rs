@@ -1,9 +1,11 @@
 //! Attributes of a lower inode: one `statx` each, symlinks never followed.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Statx, StatxFlags};
 use rustix::io::Result;
+use rustix::time::{ClockId, clock_gettime};
 
 /// What `statx` tells of a lower inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +47,28 @@ pub const S_IFDIR: u32 = libc::S_IFDIR;
 /// Type bits of a symlink.
 pub const S_IFLNK: u32 = libc::S_IFLNK;
 
+/// What changed so shortly ago may change again without another change time: the kernel's clock for files ticks at least a
+/// hundred times a second.
+pub const TICK: Duration = Duration::from_millis(20);
+
+/// Time between two moments, in seconds and nanoseconds since 1970, in whatever order.
+pub fn between(one: (i64, u32), other: (i64, u32)) -> Duration {
+    let nanos = |(seconds, nanos): (i64, u32)| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    Duration::from_nanos(u64::try_from((nanos(one) - nanos(other)).unsigned_abs()).unwrap_or(u64::MAX))
+}
+
 impl LowerStat {
+    /// How long ago it changed, or will have where a clock was set back.
+    pub fn age(&self) -> Duration {
+        let now = clock_gettime(ClockId::Realtime);
+        between(self.ctime, (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)))
+    }
+
+    /// Whether it changed in this moment: the next change may bear the same time.
+    pub fn is_hot(&self) -> bool {
+        self.age() < TICK
+    }
+
     /// `S_IFMT` bits.
     pub fn kind(&self) -> u32 {
         self.mode & S_IFMT

@@ -22,11 +22,13 @@ use crate::format::header::{FileHeader, HEADER_XATTR};
 use crate::format::view::{DIR_FILE, Frame, frame_len};
 use crate::fs::{Attr, Ino, StatFs};
 use crate::fuse::{Answer, Attributes, Entries, Entry, Handler, Listed, Looked, Opened};
-use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFREG, stat_fd};
+use crate::vault::stat::{S_IFDIR, S_IFLNK, S_IFREG, TICK, stat_fd};
 use crate::vault::{LowerStat, proc_path};
 
 /// How long the kernel believes an attribute of a vault that nobody has mounted.
 const TTL: Duration = Duration::from_secs(60);
+/// How often a file that changes in this moment is looked at again before it is busy.
+const WAITS: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -115,8 +117,15 @@ impl CiphertextView {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let file: File = rustix::fs::open(path, flags, Mode::empty())?.into();
                 self.settle(lower)?;
-                let now = stat_fd(&file)?;
-                Ok(Content::Lower(file, now))
+                // Later changes show in its time, but not those of this moment.
+                for _ in 0..WAITS {
+                    let now = stat_fd(&file)?;
+                    if !now.is_hot() {
+                        return Ok(Content::Lower(file, now));
+                    }
+                    std::thread::sleep(TICK);
+                }
+                Err(Errno::BUSY)
             }
             S_IFLNK => Ok(Content::Bytes(lower.target.clone().unwrap_or_default())),
             _ => Ok(Content::Bytes(Vec::new())),

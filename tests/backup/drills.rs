@@ -50,6 +50,36 @@ fn a_vanished_pack_is_found() {
     home.ok(&["backup", "run", "--all", "vault", "REPO"]);
 }
 
+/// An index that names packs which are not there is not believed, by no machine: the next run stores again what they held, reads
+/// what did not change too, removes nothing, and what it stored comes back. A prune mends the index.
+#[test]
+fn an_index_that_names_what_is_not_there_is_not_believed() {
+    let Some(mut home) = filled() else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    // One is gone, another is not whole.
+    let packs = home.packs();
+    fs::remove_file(&packs[0]).unwrap();
+    fs::OpenOptions::new().write(true).open(&packs[1]).unwrap().set_len(1000).unwrap();
+    let indexes =
+        |home: &Home| home.sh("ls repo/index | sort").lines().map(str::to_owned).collect::<Vec<_>>();
+    let before = indexes(&home);
+    // Another machine, and this one behind a run that was cut off.
+    home.sh("rm -r cache");
+    for _ in 0..2 {
+        home.json(0, &["backup", "run", "vault", "REPO"]);
+        home.sh("cd cache/envelopefs/backup && touch $(ls | grep -m1 -E '^[0-9a-f]{64}$').running");
+    }
+    let after = indexes(&home);
+    assert!(before.iter().all(|name| after.contains(name)), "{before:?} {after:?}");
+    home.ok(&["backup", "restore", "REPO", "back"]);
+    home.assert_same("vault", "back");
+    home.ok(&["backup", "forget", "--keep-last", "1", "REPO"]);
+    let told = home.ends(1, &["backup", "prune", "REPO"]);
+    assert!(told.contains("--at-once"), "{told}");
+    home.ok(&["backup", "prune", "--at-once", "REPO"]);
+    home.ok(&["backup", "verify", "--read", "all", "REPO"]);
+}
+
 /// A killed run is gone on with: what it stored is not sent again.
 #[test]
 fn a_killed_run_goes_on() {
@@ -74,6 +104,41 @@ fn a_killed_run_goes_on() {
     home.ok(&["backup", "verify", "--read", "all", "REPO"]);
     home.ok(&["backup", "restore", "REPO", "back"]);
     home.assert_same("vault", "back");
+}
+
+/// A snapshot of the filesystem below that a killed run has left is spoken of until a hook has removed it.
+#[test]
+fn a_snapshot_that_is_left_is_not_forgotten() {
+    let Some(home) = filled() else { return };
+    let hook = home.path("hook.sh");
+    let script = format!(
+        "#!/bin/bash\nset -eu\ncd {}\ncase $1 in make) cp -a vault \"$PWD/frozen-$$\"; echo \"$PWD/frozen-$$\";; \
+         remove) [ ! -e stuck ] && rm -rf \"$2\";; esac\n",
+        home.path("").display()
+    );
+    fs::write(&hook, script).unwrap();
+    home.sh("chmod +x hook.sh");
+    let hook = hook.to_str().unwrap();
+    let frozen = |home: &Home| home.sh("find . -maxdepth 1 -name 'frozen-*' | wc -l").trim().to_owned();
+    // One is killed, one cannot remove what it has made.
+    let args = ["backup", "run", "--limit", "1", "--snapshot-hook", hook, "vault", "REPO"];
+    let mut run = Killed(home.efs(&args).spawn().unwrap());
+    eventually("its path is noted", || {
+        home.sh("cat cache/envelopefs/backup/*.running 2>/dev/null || true").contains("frozen-")
+    });
+    run.0.kill().unwrap();
+    run.0.wait().unwrap();
+    fs::write(home.path("stuck"), "").unwrap();
+    home.ends(3, &["backup", "run", "--snapshot-hook", hook, "vault", "REPO"]);
+    assert_eq!(frozen(&home), "2");
+    fs::remove_file(home.path("stuck")).unwrap();
+    for _ in 0..2 {
+        let told = home.ends(3, &["backup", "run", "vault", "REPO"]);
+        assert!(told.contains("frozen-"), "{told}");
+    }
+    home.ok(&["backup", "run", "--snapshot-hook", hook, "vault", "REPO"]);
+    assert_eq!(frozen(&home), "0");
+    home.ok(&["backup", "run", "vault", "REPO"]);
 }
 
 /// Two runs at once: the second says so.

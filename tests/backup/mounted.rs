@@ -74,6 +74,36 @@ fn a_writer_does_not_spoil_a_backup() {
     home.umount(&mnt);
 }
 
+/// Directories that are renamed while they are stored are stored, or named.
+#[test]
+fn what_is_renamed_meanwhile_is_not_missed() {
+    if !can_mount() {
+        return;
+    }
+    let mut home = Home::new();
+    let mnt = home.mount("vault");
+    home.sh(&format!("cd {} && for n in $(seq 300); do mkdir d$n; echo $n > d$n/file; done", mnt.display()));
+    home.init_repo();
+    let run = home.efs(&["backup", "run", "--json", "vault", "REPO"]).spawn().unwrap();
+    super::harness::eventually("the run", || {
+        std::fs::read_dir(home.path("cache/envelopefs/backup"))
+            .is_ok_and(|dir| dir.flatten().any(|e| e.file_name().to_string_lossy().ends_with(".running")))
+    });
+    for n in 1..=300 {
+        std::fs::rename(mnt.join(format!("d{n}")), mnt.join(format!("other{n}"))).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(4));
+    }
+    let output = run.wait_with_output().unwrap();
+    home.umount(&mnt);
+    let told = super::harness::said(&output);
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{told}");
+    home.ok(&["backup", "restore", "REPO", "back"]);
+    let mnt = home.mount("back");
+    let there = home.sh(&format!("cat {}/*/file | sort -n | uniq | wc -l", mnt.display()));
+    home.umount(&mnt);
+    assert!(output.status.code() == Some(3) || there.trim() == "300", "{there} {told}");
+}
+
 /// A program writes two places of one file all the time, the first always before the second: the file is stored, whole, at
 /// the first try, and the program sees no error. What is stored is of one moment: the second place is never ahead.
 #[test]

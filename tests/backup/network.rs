@@ -63,6 +63,35 @@ fn what_does_not_pass_is_given_up() {
     assert_whole(&mut home);
 }
 
+/// A store that takes no more packs ends a run soon, however much there is still to be read: it is not read.
+#[test]
+fn a_store_that_is_gone_ends_a_run_soon() {
+    let Some((mut home, proxy)) = drilled("gone") else { return };
+    // Six packs.
+    let mnt = home.mount("vault");
+    home.sh(&format!(
+        "cd {} && for n in 1 2 3 4; do head -c 45000000 /dev/urandom > big-$n; done",
+        mnt.display()
+    ));
+    home.umount(&mnt);
+    // The tries of two packs, of one each at a time.
+    for (fault, most) in [(Fault::Answer(503, "SlowDown"), 12), (Fault::Answer(403, "AccessDenied"), 2)] {
+        proxy.set(plan(fault.clone(), 1, "PUT"));
+        let before = proxy.faults();
+        let args = ["backup", "run", "--parallel", "1", "--timeout", "9", "--patience", "2", "vault", "REPO"];
+        let told = home.ends(1, &args);
+        proxy.set(None);
+        assert!(
+            told.contains("Run it again when the store answers") || told.contains("AccessDenied"),
+            "{told}"
+        );
+        let tries = proxy.faults() - before;
+        assert!(tries <= most, "{fault:?}: {tries}");
+    }
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    home.ok(&["backup", "verify", "REPO"]);
+}
+
 /// A server that stops answering in the middle of a pack and comes back is waited for.
 #[test]
 fn a_freeze_in_a_pack_passes() {

@@ -135,12 +135,11 @@ impl Objects {
         let payload: PutPayload = parts.iter().cloned().collect();
         let len = payload.content_length() as u64;
         let put = || async {
-            self.limit.pass(len).await;
             self.meter.sent.add(len);
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             self.store.put_opts(&key, payload.clone(), options).await
         };
-        match self.patience.run(len, &self.meter, put).await {
+        match self.patience.limited(len, &self.limit, &self.meter, put).await {
             Ok(_) => {
                 self.meter.puts.add(1);
                 Ok(Put::Made)

@@ -79,7 +79,8 @@ impl Place {
             Self::Local(path) => {
                 std::fs::create_dir_all(path).map_err(BackupError::io(path))?;
                 let store = LocalFileSystem::new_with_prefix(path).map_err(|e| self.wrong(&e))?;
-                Ok((Arc::new(store), Key::default()))
+                // What was written is there after a power cut: an index must not outlive its packs.
+                Ok((Arc::new(store.with_fsync(true)), Key::default()))
             }
             Self::S3 { bucket, prefix } => {
                 let store = self.s3(bucket, options).await?;
@@ -118,6 +119,16 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is written into a directory is on its disk when it was written.
+    #[test]
+    fn a_directory_is_synced() {
+        let base = tempfile::tempdir().unwrap();
+        let place = Place::parse(base.path().to_str().unwrap()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (store, _) = runtime.block_on(place.open(&StoreOptions::default())).unwrap();
+        assert!(format!("{store:?}").contains("fsync: true"), "{store:?}");
+    }
 
     #[test]
     fn places_are_read_as_written() {

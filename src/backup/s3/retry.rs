@@ -30,10 +30,23 @@ impl Patience {
         meter: &Meter,
         request: impl Fn() -> F,
     ) -> object_store::Result<T> {
-        let begun = Instant::now();
+        self.limited(len, &Limit::new(None), meter, request).await
+    }
+
+    /// The same; before each try its bytes pass a limit, for which no time counts.
+    pub(super) async fn limited<T, F: Future<Output = object_store::Result<T>>>(
+        &self,
+        len: u64,
+        limit: &Limit,
+        meter: &Meter,
+        request: impl Fn() -> F,
+    ) -> object_store::Result<T> {
+        let mut spent = Duration::ZERO;
         let patience = self.timeout + Duration::from_secs(len / SLOWEST);
         let mut pause = PAUSE.0;
         loop {
+            limit.pass(len).await;
+            let begun = Instant::now();
             let failed = match tokio::time::timeout(patience, request()).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(e)) => e,
@@ -42,7 +55,8 @@ impl Patience {
                     source: format!("no answer within {} seconds", patience.as_secs()).into(),
                 },
             };
-            if fault_of(&failed) != StoreFault::Unreachable || begun.elapsed() + pause > self.total {
+            spent += begun.elapsed() + pause;
+            if fault_of(&failed) != StoreFault::Unreachable || spent > self.total {
                 return Err(failed);
             }
             log::debug!("sent again in {} ms: {failed}", pause.as_millis());
@@ -198,6 +212,27 @@ mod tests {
             runtime().block_on(patience.run(0, &Meter::default(), std::future::pending));
         assert_eq!(fault_of(&done.unwrap_err()), StoreFault::Unreachable);
         assert!(begun.elapsed() < Duration::from_secs(3));
+    }
+
+    /// Waiting for a limit is no waiting for the server: what has to wait longer than a request may take, and for longer than a
+    /// request is sent again, is sent, at its first try and at its second.
+    #[test]
+    fn waiting_for_a_limit_is_not_counted() {
+        let patience = Patience { timeout: Duration::from_millis(100), total: Duration::from_millis(300) };
+        let (meter, limit, tries) = (Meter::default(), Limit::new(Some(1000)), AtomicU32::new(0));
+        let request = || async {
+            match tries.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(generic_error("status 503 SlowDown")),
+                _ => Ok(()),
+            }
+        };
+        let begun = Instant::now();
+        runtime().block_on(async {
+            limit.pass(500).await;
+            patience.limited(500, &limit, &meter, request).await.unwrap();
+        });
+        assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+        assert_eq!((tries.load(Ordering::Relaxed), meter.retries.get()), (2, 1));
     }
 
     /// Ten objects of 100 bytes at 2,000 bytes a second take about half a second.

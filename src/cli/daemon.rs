@@ -201,8 +201,10 @@ fn enter_sandbox(plan: &Plan, keyring: Option<&keys::Keyring>, transport: Transp
     // A umask of its own needs no file; what /proc/self/fd leads to is allowed by its own path.
     let mut readable = vec![PathBuf::from("/proc/self")];
     let mut ports = keyring.map_or_else(Vec::new, keys::Keyring::ports);
-    if let Some(keyring) = keyring.filter(|_| !ports.is_empty()) {
+    if !ports.is_empty() {
         network::add(&mut readable, &mut ports);
+    }
+    if let Some(keyring) = keyring {
         // Its threads were started with all the rights of this process.
         keyring.settle();
     }

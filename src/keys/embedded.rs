@@ -133,6 +133,10 @@ impl Provider for Embedded {
         }
     }
 
+    fn settle(&self) {
+        self.engine.end_threads();
+    }
+
     fn wrapping_version(&self) -> Option<u16> {
         self.engine.describe_key(&self.key_id).ok().map(|key| key.version)
     }

@@ -165,6 +165,13 @@ impl Engine {
         Ok(self)
     }
 
+    /// Ends the threads of what observes it, until the next call.
+    pub fn end_threads(&self) {
+        if let Some(observer) = &self.observer {
+            observer.settle();
+        }
+    }
+
     /// Where the store is.
     pub fn dir(&self) -> &Path {
         &self.dir

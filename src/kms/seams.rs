@@ -29,6 +29,8 @@ pub trait Observer: Send + Sync {
     fn calls(&self, records: &[CallRecord<'_>]) -> Result<(), KmsError>;
     /// `RotateKey`, `DeleteKey` or `DeleteExpiredKeyMaterial` of a key, by the service itself.
     fn service(&self, event: &str, key_arn: &str, account: &str, region: &str);
+    /// Ends its threads; the next call starts new ones. For a process that is about to restrict itself.
+    fn settle(&self) {}
 }
 
 /// A key outside of the KMS that wraps for a store's root key: one in a PKCS#11 token.

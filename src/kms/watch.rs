@@ -92,6 +92,10 @@ impl Observer for Watch {
         // It was done by the clock, not for a caller who could be refused; the log of the process has the error.
         drop(written);
     }
+
+    fn settle(&self) {
+        self.log.settle();
+    }
 }
 
 fn event<'a>(record: &CallRecord<'a>, source: &'a str, time_ms: u64) -> Event<'a> {

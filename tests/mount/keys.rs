@@ -59,6 +59,7 @@ fn a_kms_that_goes_and_comes_back() {
     mount.unmount();
     let mount = mount_remote(&vault, "key_cache=0");
     assert!(vault.log().contains("sandbox: landlock"), "{}", vault.log());
+    assert!(!vault.log().contains("runs already"), "{}", vault.log());
     let mut open = File::open(mount.path("a")).unwrap();
 
     let moods = [

@@ -126,6 +126,7 @@ fn the_daemon_is_confined() {
     let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
     assert!(vault.log().contains("sandbox: landlock"), "{}", vault.log());
+    assert!(!vault.log().contains("runs already"), "{}", vault.log());
     mount.unmount();
 }
 

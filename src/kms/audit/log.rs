@@ -46,7 +46,8 @@ impl Default for Settings {
 /// The audit log of a store. Thread-safe.
 pub struct Log {
     shared: Arc<Shared>,
-    syncer: Option<std::thread::JoinHandle<()>>,
+    /// Started by the first line: it has the rights of whoever wrote that.
+    syncer: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -83,16 +84,12 @@ impl Log {
         let state = Mutex::new(State { head_file, file, head, closed: false });
         let settings = Settings { keep: settings.keep.map(|n| n.max(1)), ..settings };
         let shared = Arc::new(Shared { dir: dir.into(), key, settings, state, closing: Condvar::new() });
-        let syncing = shared.clone();
-        let syncer = std::thread::Builder::new()
-            .name("audit-sync".into())
-            .spawn(move || syncing.sync_now_and_then())
-            .map_err(AuditError::io(dir))?;
-        Ok(Self { shared, syncer: Some(syncer) })
+        Ok(Self { shared, syncer: Mutex::default() })
     }
 
     /// Writes events, in this order, a line each; they are in the log when this returns.
     pub fn append(&self, events: &[Event<'_>]) -> Result<(), AuditError> {
+        self.start()?;
         for some in events.chunks(AT_ONCE) {
             // Everything that needs no order is done before the lock.
             let lines: Vec<_> = some.iter().map(|event| event.json(&random::array())).collect();
@@ -100,6 +97,28 @@ impl Log {
             self.shared.append(&mut state, &lines)?;
         }
         Ok(())
+    }
+
+    fn start(&self) -> Result<(), AuditError> {
+        let mut syncer = self.syncer.lock();
+        if syncer.is_none() {
+            let syncing = self.shared.clone();
+            let thread = std::thread::Builder::new().name("audit-sync".into());
+            let thread = thread.spawn(move || syncing.sync_now_and_then());
+            *syncer = Some(thread.map_err(AuditError::io(&self.shared.dir))?);
+        }
+        Ok(())
+    }
+
+    /// Syncs, and ends the thread that does; the next line starts another one.
+    pub fn settle(&self) {
+        let mut syncer = self.syncer.lock();
+        let Some(thread) = syncer.take() else { return };
+        self.shared.state.lock().closed = true;
+        self.shared.closing.notify_all();
+        // It panics nowhere; and where a log closes, nobody is left to tell.
+        let _ = thread.join();
+        self.shared.state.lock().closed = false;
     }
 
     /// Makes what was written before the call durable.
@@ -115,12 +134,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.shared.state.lock().closed = true;
-        self.shared.closing.notify_all();
-        if let Some(thread) = self.syncer.take() {
-            // It panics nowhere; and a log that closes has nobody left to tell.
-            let _ = thread.join();
-        }
+        self.settle();
     }
 }
 

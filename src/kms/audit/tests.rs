@@ -341,3 +341,18 @@ fn batches_chain_beside_syncs() {
     assert_eq!(report.range, Some((1, 5 * 208)));
     assert!(report.files > 20, "{}", report.files);
 }
+
+/// The thread that syncs can be ended: what was written is synced by then, and the next line starts another one.
+#[test]
+fn a_log_that_settles_goes_on() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("audit");
+    let log = Log::open(&dir, key(), Settings { sync_every: Duration::from_secs(600), ..small() }).unwrap();
+    for n in 0..3 {
+        write(&log, "alice", &n.to_string());
+        log.settle();
+        let head = std::fs::File::open(files::head_path(&dir)).unwrap();
+        let head = super::head::Head::load(&head, &files::head_path(&dir), &key()).unwrap();
+        assert_eq!(head.synced, head.last.seq, "line {n}");
+    }
+}

@@ -81,23 +81,39 @@ impl Appliance {
 
     /// `key rotate`: a new secret key takes label, uses and shares over; the old one stays, under another label.
     pub(super) fn key_rotate(&self, app: &App, handle: u64) -> Result<Value, Refusal> {
-        let old = self.object(app, handle)?;
-        Self::need_owner(app, &old)?;
-        if old.attrs.class() != CKO_SECRET_KEY || !old.is_token() {
-            return Err(Refusal("only secret token keys are rotated; make a new pair and share it".into()));
-        }
-        if !old.attrs.flag(CKA_MODIFIABLE) {
-            return Err(Refusal("the key's label cannot be changed (modifiable=false)".into()));
-        }
-        let (new, kept) = successor(&old)?;
-        let (fresh, was) = (new.handle, kept.attrs.bytes(CKA_LABEL).unwrap_or_default().to_vec());
+        Self::need_owner(app, &*self.object(app, handle)?)?;
+        let mut refused = None;
+        let (mut fresh, mut labels) = (0, (Vec::new(), Vec::new()));
         // Both at once: there is never no key of that label, nor two.
-        self.insert(vec![new, kept])?;
+        self.change_object(handle, |old| {
+            Self::need_owner(app, old)?;
+            if old.attrs.class() != CKO_SECRET_KEY || !old.is_token() {
+                refused = Some("only secret token keys are rotated; make a new pair and share it");
+            } else if !old.attrs.flag(CKA_MODIFIABLE) {
+                refused = Some("the key's label cannot be changed (modifiable=false)");
+            }
+            if refused.is_some() {
+                return Ok(Vec::new());
+            }
+            let (new, kept) = successor(old)?;
+            let label = |of: &Object| of.attrs.bytes(CKA_LABEL).unwrap_or_default().to_vec();
+            (fresh, labels) = (new.handle, (label(old), label(&kept)));
+            Ok(vec![new, kept])
+        })?;
+        if let Some(why) = refused {
+            return Err(Refusal(why.into()));
+        }
+        let (label, was) = labels;
         let keys = [object_key(fresh), object_key(handle)];
         if !self.available(&keys) {
-            let made = self.state.read().objects.get(&fresh).cloned();
-            made.map_or(Ok(()), |made| self.remove(&made))?;
-            self.insert(vec![old.changed(old.attrs.clone())])?;
+            self.remove(fresh, |_| Ok(()))?;
+            self.change_object(handle, |now| {
+                let mut attrs = now.attrs.clone();
+                if attrs.bytes(CKA_LABEL) == Some(&was) {
+                    attrs.set(CKA_LABEL, &label);
+                }
+                Ok(vec![now.changed(attrs)])
+            })?;
             return Err(CKR_TOKEN_WRITE_PROTECTED.into());
         }
         Ok(json!({

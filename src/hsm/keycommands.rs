@@ -76,21 +76,25 @@ impl Appliance {
     }
 
     fn key_share(&self, app: &App, handle: u64, username: &str, share: bool) -> Result<Value, Refusal> {
-        let object = self.object(app, handle)?;
-        Self::need_owner(app, &object)?;
+        Self::need_owner(app, &*self.object(app, handle)?)?;
         let name = username.to_lowercase();
         if !self.state.read().users.get(&name).is_some_and(|u| u.role == Role::CryptoUser) {
             return refuse(format!("there is no crypto-user named {name}"));
         }
-        if !object.is_token() || name == object.owner {
+        let mut possible = true;
+        self.change_object(handle, |object| {
+            Self::need_owner(app, object)?;
+            possible = object.is_token() && name != object.owner;
+            let mut shared = object.shared.clone();
+            let changed = if share { shared.insert(name.clone()) } else { shared.remove(&name) };
+            if !possible || !changed {
+                return Ok(Vec::new());
+            }
+            let (owner, attrs) = (object.owner.clone(), object.attrs.clone());
+            Ok(vec![Object::with(handle, owner, shared, None, object.quorum, attrs)])
+        })?;
+        if !possible {
             return refuse("only token keys are shared, and with others than their owner");
-        }
-        let mut shared = object.shared.clone();
-        let changed = if share { shared.insert(name) } else { shared.remove(&name) };
-        if changed {
-            let new =
-                Object::with(handle, object.owner.clone(), shared, None, object.quorum, object.attrs.clone());
-            self.insert(vec![new])?;
         }
         Ok(json!({ "message": if share { "Key shared successfully" } else { "Key unshared successfully" } }))
     }

@@ -83,8 +83,11 @@ impl Appliance {
         self.insert(objects)?;
         if !kept.is_empty() && !self.available(&kept) {
             for handle in &handles {
-                let object = self.state.read().objects.get(handle).cloned();
-                object.map_or(Ok(()), |o| self.remove(&o))?;
+                match self.remove(*handle, |_| Ok(())) {
+                    // Somebody else deleted it already.
+                    Ok(()) | Err(CKR_OBJECT_HANDLE_INVALID) => {}
+                    Err(rv) => return Err(rv),
+                }
             }
             return Err(CKR_TOKEN_WRITE_PROTECTED);
         }
@@ -201,10 +204,10 @@ impl Appliance {
         if object.is_token() && !session.rw {
             return Err(CKR_SESSION_READ_ONLY);
         }
-        if !object.attrs.flag(CKA_DESTROYABLE) {
-            return Err(CKR_ACTION_PROHIBITED);
-        }
-        self.remove(&object)?;
+        self.remove(handle, |now| {
+            Self::need_owner(app, now)?;
+            if now.attrs.flag(CKA_DESTROYABLE) { Ok(()) } else { Err(CKR_ACTION_PROHIBITED) }
+        })?;
         if object.is_token() {
             self.spread(&[object_key(handle)]);
         }
@@ -243,28 +246,32 @@ impl Appliance {
         let session = app.session(s)?;
         let changes = Attrs::of(attrs)?;
         let officer = app.role() == Some(Role::Admin);
-        let object = if officer {
-            // The officer cannot look for keys, but is told the handle of the one to trust.
-            let found = self.state.read().objects.get(&handle).cloned();
-            found.filter(|o| o.is_token()).ok_or(CKR_OBJECT_HANDLE_INVALID)?
-        } else {
-            let object = self.object(app, handle)?;
-            Self::need_owner(app, &object)?;
-            object
-        };
-        if object.is_token() && !session.rw {
-            return Err(CKR_SESSION_READ_ONLY);
-        }
-        let attrs = change(&object.attrs, &changes, if officer { By::Officer } else { By::Owner })?;
-        let becomes_token = attrs.flag(CKA_TOKEN) && !object.is_token();
-        let mut new = object.changed(attrs);
-        if becomes_token {
-            new.session = None;
-        } else if !new.is_token() {
-            new.reserved = Some(app.budget.take(new.attrs.weight())?);
-        }
-        let kept = new.is_token();
-        self.insert(vec![new])?;
+        let mut kept = false;
+        self.change_object(handle, |object| {
+            if officer {
+                // The officer cannot look for keys, but is told the handle of the one to trust.
+                if !object.is_token() {
+                    return Err(CKR_OBJECT_HANDLE_INVALID);
+                }
+            } else {
+                if !Self::sees(app, object) {
+                    return Err(CKR_OBJECT_HANDLE_INVALID);
+                }
+                Self::need_owner(app, object)?;
+            }
+            if object.is_token() && !session.rw {
+                return Err(CKR_SESSION_READ_ONLY);
+            }
+            let attrs = change(&object.attrs, &changes, if officer { By::Officer } else { By::Owner })?;
+            let mut new = object.changed(attrs);
+            if new.is_token() {
+                new.session = None;
+            } else {
+                new.reserved = Some(app.budget.take(new.attrs.weight())?);
+            }
+            kept = new.is_token();
+            Ok(vec![new])
+        })?;
         if kept {
             self.spread(&[object_key(handle)]);
         }

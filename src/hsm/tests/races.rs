@@ -1,0 +1,65 @@
+//! Changes at the same time: none undoes another. A test holds the lock under which changes are kept, lets one come as far
+//! as that, and makes the other by hand.
+
+use std::time::Duration;
+
+use super::*;
+use crate::hsm::cluster::object_key;
+use crate::hsm::object::Object;
+
+/// Lets `late` wait behind `early`, which is done with the appliance's lock held.
+fn behind<T: Send>(hsm: &Hsm, early: impl FnOnce(&Appliance), late: impl FnOnce() -> T + Send) -> T {
+    let appliance = hsm.appliance.clone().unwrap();
+    std::thread::scope(|threads| {
+        let held = appliance.writing.lock();
+        let waits = threads.spawn(late);
+        std::thread::sleep(Duration::from_millis(300));
+        early(&appliance);
+        drop(held);
+        waits.join().unwrap()
+    })
+}
+
+/// A key that is deleted while another thread changes, shares or rotates it stays deleted.
+#[test]
+fn a_change_does_not_bring_a_deleted_key_back() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let owner = hsm.logged_in("alice", Role::CryptoUser);
+    for way in ["set", "share", "rotate", "destroy"] {
+        let key = alice.generate(&[(CKA_TOKEN, &[1]), (CKA_LABEL, b"k")]).unwrap();
+        let delete = |appliance: &Appliance| {
+            let stamp = appliance.stamp();
+            appliance.state.write().bury(object_key(key), stamp);
+        };
+        let failed = behind(&hsm, delete, || match way {
+            "set" => alice.set(key, CKA_LABEL, b"late").is_err(),
+            "share" => owner.key_share(key, "bob", true).is_err(),
+            "rotate" => owner.key_rotate(key).is_err(),
+            _ => alice.link.call::<()>(&Request::Destroy { s: alice.s, object: key }).is_err(),
+        });
+        assert!(failed, "{way}");
+        assert!(alice.find().is_empty(), "{way}: {:?}", alice.find());
+    }
+}
+
+/// The officer takes a key's trust back while its owner changes the label: both hold.
+#[test]
+fn a_change_takes_over_what_was_changed_meanwhile() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let key = alice.generate(&[(CKA_TOKEN, &[1]), (CKA_WRAP, &[1])]).unwrap();
+    hsm.logged_in("admin", Role::Admin).key_set_attribute(key, "trusted=true").unwrap();
+    let distrust = |appliance: &Appliance| {
+        let mut state = appliance.state.write();
+        let mut attrs = state.objects[&key].attrs.clone();
+        attrs.set_flag(CKA_TRUSTED, false);
+        let new: Object = state.objects[&key].changed(attrs);
+        state.objects.insert(key, Arc::new(new));
+    };
+    behind(&hsm, distrust, || alice.set(key, CKA_LABEL, b"late")).unwrap();
+    let state = hsm.appliance.as_ref().unwrap().state.read();
+    let attrs = &state.objects[&key].attrs;
+    assert_eq!(attrs.bytes(CKA_LABEL), Some(&b"late"[..]));
+    assert!(!attrs.flag(CKA_TRUSTED));
+}

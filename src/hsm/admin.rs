@@ -291,25 +291,27 @@ impl Appliance {
 
     fn user_delete(&self, username: &str, role: Role) -> Result<Value, Refusal> {
         let name = username.to_lowercase();
-        let admins = self.state.read().users.values().filter(|u| u.role == Role::Admin).count();
-        if role == Role::Admin && admins < 2 {
-            return refuse("the last admin cannot be deleted");
-        }
-        let owned = {
+        let mut refused = None;
+        self.change_user(&name, |old, _| {
             let state = self.state.read();
-            state.objects.values().filter(|o| o.owner == name && o.is_token()).count()
-        };
-        if owned > 0 && role == Role::CryptoUser {
-            return refuse(format!(
-                "{name} owns {owned} keys; they would belong to nobody. Delete or hand over them first"
-            ));
-        }
-        let gone = self.change_user(&name, |old, _| match old {
-            Some(old) if old.role == role && role != Role::ApplianceUser => Ok((None, true)),
-            old => Ok((old, false)),
+            let admins = state.users.values().filter(|u| u.role == Role::Admin).count();
+            let owned = state.objects.values().filter(|o| o.owner == name && o.is_token()).count();
+            refused = match &old {
+                Some(old) if old.role == role && role != Role::ApplianceUser => None,
+                _ => Some(format!("there is no {} named {name}", role.name())),
+            };
+            if role == Role::Admin && admins < 2 {
+                refused = Some("the last admin cannot be deleted".into());
+            }
+            if owned > 0 && role == Role::CryptoUser {
+                refused = Some(format!(
+                    "{name} owns {owned} keys; they would belong to nobody. Delete or hand over them first"
+                ));
+            }
+            Ok((old.filter(|_| refused.is_some()), ()))
         })?;
-        if !gone {
-            return refuse(format!("there is no {} named {name}", role.name()));
+        if let Some(why) = refused {
+            return refuse(why);
         }
         self.expel(&name);
         Ok(json!({ "username": name, "role": role.name() }))

@@ -31,7 +31,8 @@ impl Appliance {
         Ok(())
     }
 
-    /// Changes one user, or (`None`) removes it.
+    /// Changes one user, or (`None`) removes it, and with it his name in the shares of keys: who is made under that name
+    /// later is another.
     pub(super) fn change_user<T>(
         &self,
         name: &str,
@@ -56,12 +57,18 @@ impl Appliance {
         }
         let (sealed, key, stamp) =
             (new.as_ref().map(record::user), user_key(name), super::wire::encode(&now));
-        self.commit(&[
+        let left = if new.is_none() { self.without_sharee(name) } else { Vec::new() };
+        let records: Vec<_> = left.iter().map(record::object).collect();
+        let mut changes = vec![
             (Table::Users, name.as_bytes().to_vec(), sealed.as_ref().map(|v| v.as_slice())),
             (Table::Gone, key.clone(), new.is_none().then_some(stamp.as_slice())),
-        ])?;
+        ];
+        changes.extend(records.iter().map(record::Record::change));
+        self.commit(&changes)?;
+        self.owe(left.iter().map(|o| object_key(o.handle)).collect());
         {
             let mut state = self.state.write();
+            state.objects.extend(left.into_iter().map(|o| (o.handle, Arc::new(o))));
             match new {
                 Some(user) => {
                     state.gone.remove(&key);
@@ -72,6 +79,15 @@ impl Appliance {
         }
         self.forget_deletions();
         Ok(result)
+    }
+
+    /// New versions of the keys that are shared with a user, without him. Called with `writing` held.
+    fn without_sharee(&self, name: &str) -> Vec<Object> {
+        let shared: Vec<_> = {
+            let state = self.state.read();
+            state.objects.values().filter(|o| o.shared.contains(name)).cloned().collect()
+        };
+        shared.iter().map(|object| object.unshared(self.stamp(), |sharee| sharee == name)).collect()
     }
 
     /// The stamp of a change that is made here and now.
@@ -98,6 +114,11 @@ impl Appliance {
             // A handle is an object's for ever: what was deleted does not come back under it.
             if objects.iter().any(taken) {
                 return Err(CKR_OBJECT_HANDLE_INVALID);
+            }
+            // Whoever was deleted meanwhile leaves no key behind.
+            let orphan = |o: &Object| !o.owner.is_empty() && !state.users.contains_key(&o.owner);
+            if objects.iter().any(orphan) {
+                return Err(CKR_USER_NOT_LOGGED_IN);
             }
         }
         self.put_objects(objects)

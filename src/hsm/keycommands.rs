@@ -78,21 +78,24 @@ impl Appliance {
     fn key_share(&self, app: &App, handle: u64, username: &str, share: bool) -> Result<Value, Refusal> {
         Self::need_owner(app, &*self.object(app, handle)?)?;
         let name = username.to_lowercase();
-        if !self.state.read().users.get(&name).is_some_and(|u| u.role == Role::CryptoUser) {
-            return refuse(format!("there is no crypto-user named {name}"));
-        }
-        let mut possible = true;
+        let (mut possible, mut known) = (true, true);
         self.change_object(handle, |object| {
             Self::need_owner(app, object)?;
             possible = object.is_token() && name != object.owner;
+            // Any name is taken out of a share, of a user or not.
+            known = self.state.read().users.get(&name).is_some_and(|u| u.role == Role::CryptoUser)
+                || !share && object.shared.contains(&name);
             let mut shared = object.shared.clone();
             let changed = if share { shared.insert(name.clone()) } else { shared.remove(&name) };
-            if !possible || !changed {
+            if !known || !possible || !changed {
                 return Ok(Vec::new());
             }
             let (owner, attrs) = (object.owner.clone(), object.attrs.clone());
             Ok(vec![Object::with(handle, owner, shared, None, object.quorum, attrs)])
         })?;
+        if !known {
+            return refuse(format!("there is no crypto-user named {name}"));
+        }
         if !possible {
             return refuse("only token keys are shared, and with others than their owner");
         }

@@ -77,6 +77,14 @@ impl Object {
         Self::with(self.handle, self.owner.clone(), self.shared.clone(), self.session, self.quorum, attrs)
     }
 
+    /// The same object without some of its sharees, changed at that time.
+    pub(super) fn unshared(&self, stamp: Stamp, out: impl Fn(&str) -> bool) -> Self {
+        let mut new = self.changed(self.attrs.clone());
+        new.shared.retain(|sharee| !out(sharee));
+        new.stamp = stamp;
+        new
+    }
+
     /// The key, ready to work.
     pub(super) fn key(&self) -> Ck<Arc<Key>> {
         self.ready.get_or_init(|| Key::of(&self.attrs).map(Arc::new)).clone()

@@ -190,6 +190,11 @@ impl Appliance {
         self.peers.tried.notify_all();
     }
 
+    /// Notes what the other members have to be told with the next change that is put to them.
+    pub(in super::super) fn owe(&self, keys: Vec<Key>) {
+        self.peers.all().iter().for_each(|peer| peer.told(&keys));
+    }
+
     /// Puts changed records to the other members, those that are there.
     pub(in super::super) fn spread(&self, keys: &[Key]) {
         let peers = self.peers.all();

@@ -117,6 +117,30 @@ fn a_member_that_was_away_is_told_what_it_missed() {
     assert_eq!(found, wanted);
 }
 
+/// A user's deletion ends his shares on all members, those too that another member made without knowing of it.
+#[test]
+fn shares_with_a_deleted_user_end_on_all_members() {
+    let (mut one, mut two) = pair();
+    let alice = one.user("alice");
+    let (before, during) =
+        (alice.generate(&[(CKA_TOKEN, &[1])]).unwrap(), alice.generate(&[(CKA_TOKEN, &[1])]).unwrap());
+    one.logged_in("alice", Role::CryptoUser).key_share(before, "bob", true).unwrap();
+    one.same_as(&two);
+    drop(alice);
+    two.stop();
+    one.logged_in("admin", Role::Admin).user_delete("bob", Role::CryptoUser).unwrap();
+    one.stop();
+    two.start();
+    two.logged_in("alice", Role::CryptoUser).key_share(during, "bob", true).unwrap();
+    one.start();
+    one.same_as(&two);
+    for hsm in [&one, &two] {
+        let state = hsm.here().state.read();
+        assert!(!state.users.contains_key("bob"));
+        assert!(state.objects.values().all(|o| o.shared.is_empty()));
+    }
+}
+
 /// Changes on both sides while the members did not see each other: the later label, and what either side forbade.
 #[test]
 fn changes_on_both_sides_become_one() {

@@ -63,3 +63,47 @@ fn a_change_takes_over_what_was_changed_meanwhile() {
     assert_eq!(attrs.bytes(CKA_LABEL), Some(&b"late"[..]));
     assert!(!attrs.flag(CKA_TRUSTED));
 }
+
+/// Who is made under the name of a deleted user is another: what was shared with the first is not his. A name that is no
+/// user's any more can be taken out of a share.
+#[test]
+fn a_share_ends_with_its_user() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let owner = hsm.logged_in("alice", Role::CryptoUser);
+    let admin = hsm.logged_in("admin", Role::Admin);
+    let key = alice.generate(&[(CKA_TOKEN, &[1])]).unwrap();
+    owner.key_share(key, "bob", true).unwrap();
+    admin.user_delete("bob", Role::CryptoUser).unwrap();
+    admin.user_create("bob", Role::CryptoUser, PASSWORD).unwrap();
+    assert!(hsm.user("bob").find().is_empty());
+    // As an HSM of before has it.
+    {
+        let mut state = hsm.appliance.as_ref().unwrap().state.write();
+        let mut old = state.objects[&key].changed(state.objects[&key].attrs.clone());
+        old.shared.insert("carol".into());
+        state.objects.insert(key, Arc::new(old));
+    }
+    owner.key_share(key, "carol", false).unwrap();
+    assert!(owner.key_share(key, "carol", false).is_err());
+}
+
+/// A user who makes a key while he is deleted leaves none behind, and of two admins who delete each other one stays.
+#[test]
+fn the_tests_of_a_deletion_hold_when_it_is_made() {
+    let hsm = Hsm::new();
+    let admin = hsm.logged_in("admin", Role::Admin);
+    let alice = hsm.user("alice");
+    let gone = |appliance: &Appliance| {
+        let stamp = appliance.stamp();
+        appliance.state.write().bury(crate::hsm::cluster::user_key("alice"), stamp);
+    };
+    let made = behind(&hsm, gone, || alice.generate(&[(CKA_TOKEN, &[1])]));
+    assert_eq!(made, Err(CKR_USER_NOT_LOGGED_IN));
+    admin.user_create("second", Role::Admin, PASSWORD).unwrap();
+    let gone = |appliance: &Appliance| {
+        let stamp = appliance.stamp();
+        appliance.state.write().bury(crate::hsm::cluster::user_key("second"), stamp);
+    };
+    assert!(behind(&hsm, gone, || admin.user_delete("admin", Role::Admin)).is_err());
+}

@@ -120,6 +120,19 @@ pub(super) const USES: [u64; 9] = [
     CKA_DERIVE,
 ];
 
+/// That a key had a use which was switched off since. Only the appliance sets these, and shows them to nobody.
+const HAD: [(u64, u64); 4] = [
+    (CKA_WRAP, CKA_VENDOR_DEFINED | 0x4546_5301),
+    (CKA_DECRYPT, CKA_VENDOR_DEFINED | 0x4546_5302),
+    (CKA_UNWRAP, CKA_VENDOR_DEFINED | 0x4546_5303),
+    (CKA_ENCRYPT, CKA_VENDOR_DEFINED | 0x4546_5304),
+];
+
+/// Whether an attribute is the appliance's own note.
+pub(super) fn is_note(name: u64) -> bool {
+    HAD.iter().any(|(_, note)| *note == name)
+}
+
 /// Facts that the appliance alone states (PKCS#11 4.1, footnotes 4 and 6).
 pub(super) const STATED: [u64; 4] =
     [CKA_LOCAL, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_KEY_GEN_MECHANISM];
@@ -156,6 +169,20 @@ impl Attrs {
     /// A flag; false where it is missing.
     pub(super) fn flag(&self, name: u64) -> bool {
         self.bytes(name) == Some(&[1])
+    }
+
+    /// Whether a key has a use, or had it once.
+    pub(super) fn ever(&self, usage: u64) -> bool {
+        self.flag(usage) || HAD.iter().any(|(name, note)| *name == usage && self.flag(*note))
+    }
+
+    /// Remembers the uses that another version of this key has or had, and this one has not.
+    pub(super) fn remember(&mut self, other: &Self) {
+        for (name, note) in HAD {
+            if other.ever(name) && !self.flag(name) {
+                self.set_flag(note, true);
+            }
+        }
     }
 
     pub(super) fn number(&self, name: u64) -> Option<u64> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Ck;
 use super::admin::Refusal;
 use super::appliance::{App, Appliance};
-use super::attrs::{Attrs, STATED};
+use super::attrs::{Attrs, STATED, is_note};
 use super::cluster::object_key;
 use super::material;
 use super::object::{Object, Origin, complete};
@@ -66,6 +66,7 @@ impl Appliance {
         for name in STATED.iter().chain(&facts) {
             given.0.remove(name);
         }
+        given.0.retain(|name, _| !is_note(*name));
         given.set_flag(CKA_TOKEN, true);
         if let Some(label) = label {
             given.set(CKA_LABEL, label.as_bytes());
@@ -130,6 +131,7 @@ fn successor(old: &Object) -> Ck<(Object, Object)> {
     for name in STATED.iter().chain(&[CKA_VALUE, CKA_CHECK_VALUE, CKA_TRUSTED, CKA_ID]) {
         given.0.remove(name);
     }
+    given.0.retain(|name, _| !is_note(*name));
     let key_type = given.key_type().ok_or(CKR_KEY_TYPE_INCONSISTENT)?;
     let len = old.attrs.bytes(CKA_VALUE).map_or(0, |v| v.len() as u64);
     let mut attrs = given.clone();

@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 
 use super::Ck;
 use super::appliance::{App, Appliance, Session};
-use super::attrs::Attrs;
+use super::attrs::{Attrs, is_note};
 use super::cluster::object_key;
 use super::material;
 use super::mechs;
@@ -229,7 +229,7 @@ impl Appliance {
         let shown = types
             .iter()
             .map(|name| {
-                let value = object.attrs.0.get(name);
+                let value = object.attrs.0.get(name).filter(|_| !is_note(*name));
                 let why = match value {
                     None => CKR_ATTRIBUTE_TYPE_INVALID,
                     Some(_) if object.attrs.hides(*name) => CKR_ATTRIBUTE_SENSITIVE,

@@ -357,6 +357,9 @@ fn join_objects(ours: &Object, theirs: &Object) -> Object {
             attrs.set_flag(name, stays);
         }
     }
+    if attrs.class() == CKO_SECRET_KEY {
+        attrs.remember(&other.attrs);
+    }
     let mut merged = winner.changed(attrs);
     merged.stamp = winner.stamp.clone();
     merged

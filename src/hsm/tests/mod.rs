@@ -294,26 +294,64 @@ fn a_sharee_uses_a_key_and_no_more() {
     assert!(!bob.find().contains(&key));
 }
 
-/// A key that wraps and decrypts does not reveal a sensitive key (Clulow 2003; SoftHSM2 does with AES-CBC), and does
-/// not come to do so by a later change. Key wrap stays possible: C_Decrypt does not take it.
+/// A key that decrypts, or did so once, wraps no sensitive key, by no mechanism (Clulow 2003): RFC 3394 is undone by ECB.
+/// A key that wraps, or did so once, does not come to decrypt: not by a change, not by one that takes WRAP away at the same
+/// time, not as a copy.
 #[test]
 fn a_wrapped_key_cannot_be_decrypted() {
     let hsm = Hsm::new();
     let alice = hsm.user("alice");
     let secret = alice.generate(&[(CKA_SENSITIVE, &[1]), (CKA_EXTRACTABLE, &[1])]).unwrap();
+    let open = alice.generate(&[(CKA_SENSITIVE, &[0]), (CKA_EXTRACTABLE, &[1])]).unwrap();
     let both = alice.generate(&[(CKA_WRAP, &[1]), (CKA_DECRYPT, &[1]), (CKA_UNWRAP, &[1])]).unwrap();
     let cbc = || Mech { kind: CKM_AES_CBC, params: Params::Raw { bytes: bytes(&[0; 16]) } };
-    for mech in [cbc(), gcm(&[1; 12]), plain(mechs::CLOUDHSM_AES_GCM)] {
+    let all = || {
+        let wraps = [CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, mechs::CLOUDHSM_AES_GCM];
+        wraps.map(plain).into_iter().chain([cbc(), gcm(&[1; 12])])
+    };
+    for mech in all() {
         assert_eq!(alice.wrap(mech, both, secret).err(), Some(CKR_KEY_FUNCTION_NOT_PERMITTED));
     }
-    let wrapped = alice.wrap(plain(CKM_AES_KEY_WRAP), both, secret).unwrap();
-    assert_eq!(
-        alice.once(Op::Decrypt, plain(CKM_AES_KEY_WRAP), both, &wrapped).err(),
-        Some(CKR_MECHANISM_INVALID)
-    );
+    alice.wrap(plain(CKM_AES_KEY_WRAP), both, open).unwrap();
+    alice.set(both, CKA_DECRYPT, &[0]).unwrap();
+    let late = alice.wrap(plain(CKM_AES_KEY_WRAP), both, secret).err();
+    assert_eq!(late, Some(CKR_KEY_FUNCTION_NOT_PERMITTED), "it would decrypt again");
+
     let wraps = alice.generate(&[(CKA_WRAP, &[1])]).unwrap();
     alice.wrap(cbc(), wraps, secret).unwrap();
+    alice.wrap(plain(mechs::CLOUDHSM_AES_GCM), wraps, secret).unwrap();
+    let own_iv = alice.wrap(gcm(&[1; 12]), wraps, secret).err();
+    assert_eq!(own_iv, Some(CKR_MECHANISM_PARAM_INVALID), "a second key under that IV tells the first one");
+    let swap = || vec![(CKA_WRAP, bytes(&[0])), (CKA_DECRYPT, bytes(&[1]))];
+    let changed: Ck<()> = alice.link.call(&Request::SetAttrs { s: alice.s, object: wraps, attrs: swap() });
+    let copied: Ck<u64> = alice.link.call(&Request::Copy { s: alice.s, object: wraps, attrs: swap() });
+    assert_eq!((changed, copied), (Err(CKR_TEMPLATE_INCONSISTENT), Err(CKR_TEMPLATE_INCONSISTENT)));
+    alice.set(wraps, CKA_WRAP, &[0]).unwrap();
     assert_eq!(alice.set(wraps, CKA_DECRYPT, &[1]), Err(CKR_TEMPLATE_INCONSISTENT));
+    alice.set(wraps, CKA_WRAP, &[1]).unwrap();
+    alice.set(wraps, CKA_SIGN, &[1]).unwrap();
+}
+
+/// A key that the officer trusts gets no further uses by its owner, a copy of it is not trusted, and making it unchangeable
+/// does not keep the officer from taking the trust back.
+#[test]
+fn trust_is_for_the_key_as_it_is() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let admin = hsm.logged_in("admin", Role::Admin);
+    let kek = alice.generate(&[(CKA_TOKEN, &[1]), (CKA_WRAP, &[1])]).unwrap();
+    let secret = alice.generate(&[(CKA_EXTRACTABLE, &[1]), (CKA_WRAP_WITH_TRUSTED, &[1])]).unwrap();
+    admin.key_set_attribute(kek, "trusted=true").unwrap();
+    alice.wrap(plain(CKM_AES_KEY_WRAP), kek, secret).unwrap();
+    for usage in [CKA_DECRYPT, CKA_UNWRAP, CKA_SIGN, CKA_DERIVE] {
+        assert!(alice.set(kek, usage, &[1]).is_err());
+    }
+    alice.set(kek, CKA_LABEL, b"another").unwrap();
+    let copy: u64 = alice.link.call(&Request::Copy { s: alice.s, object: kek, attrs: vec![] }).unwrap();
+    assert_eq!(alice.wrap(plain(CKM_AES_KEY_WRAP), copy, secret).err(), Some(CKR_KEY_NOT_WRAPPABLE));
+    alice.set(kek, CKA_MODIFIABLE, &[0]).unwrap();
+    admin.key_set_attribute(kek, "trusted=false").unwrap();
+    assert_eq!(alice.wrap(plain(CKM_AES_KEY_WRAP), kek, secret).err(), Some(CKR_KEY_NOT_WRAPPABLE));
 }
 
 /// CKA_TRUSTED comes from the CO alone; WRAP_WITH_TRUSTED holds; EXTRACTABLE and SENSITIVE go one way.

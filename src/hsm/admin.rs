@@ -204,8 +204,12 @@ impl Appliance {
         object: &str,
         result: Result<Value, Refusal>,
     ) -> Result<Value, Refusal> {
-        self.log(app, 0, opcode, object, &result.as_ref().map(|_| ()).map_err(|_| CKR_FUNCTION_REJECTED));
-        result
+        let outcome = result.as_ref().map(|_| ()).map_err(|_| CKR_FUNCTION_REJECTED);
+        let recorded = self.recorded(app, 0, opcode, object, outcome);
+        match result {
+            Ok(done) => recorded.map(|()| done).map_err(Refusal::from),
+            refused => refused,
+        }
     }
 
     fn activate(&self, password: &[u8]) -> Result<Value, Refusal> {
@@ -242,8 +246,7 @@ impl Appliance {
         let result = self
             .check_password(&name, password.0.as_bytes())
             .and_then(|found| if found == role { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) });
-        self.log(app, 0, "CN_LOGIN", self.known(&name), &result);
-        result?;
+        self.recorded(app, 0, "CN_LOGIN", self.known(&name), result)?;
         *app.login.write() = Some(Login { name: name.clone(), role });
         *app.kept_until.lock() = Some(std::time::Instant::now() + KEEP_LOGIN);
         Ok(json!({ "username": name, "role": role.name() }))

@@ -171,6 +171,10 @@ pub struct Appliance {
     pub(super) writing: Mutex<()>,
     /// Held over each check of a password: guesses come one after another, and the fifth wrong one is the last.
     pub(super) guessing: Mutex<()>,
+    /// Wrong guesses that the store did not take yet, by user.
+    pub(super) uncounted: Mutex<BTreeMap<String, u64>>,
+    /// Refusals of those who are not logged in, of this minute.
+    pub(super) refusals: Mutex<Refusals>,
     pub(super) audit: Mutex<Audit>,
     pub(super) apps: Mutex<HashMap<u64, Arc<App>>>,
     pub(super) clock: Clock,
@@ -178,6 +182,39 @@ pub struct Appliance {
     /// What all applications take of memory.
     budget: Arc<Budget>,
     next: AtomicU64,
+}
+
+/// Refusals of those who are not logged in: some of each minute have a line of their own, the rest are counted.
+#[derive(Default)]
+pub(super) struct Refusals {
+    since: Option<std::time::Instant>,
+    count: u64,
+}
+
+impl Refusals {
+    /// Of each minute.
+    const SINGLE: u64 = 32;
+    const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
+
+    /// Counts one: whether it has a line, and how many of the minute before had none. `always` it has one, uncounted.
+    fn count(&mut self, always: bool) -> (bool, u64) {
+        let before = self.over();
+        if always {
+            return (true, before);
+        }
+        self.since.get_or_insert_with(std::time::Instant::now);
+        self.count += 1;
+        (self.count <= Self::SINGLE, before)
+    }
+
+    /// How many had no line, where their minute is over.
+    fn over(&mut self) -> u64 {
+        if self.since.is_none_or(|since| since.elapsed() < Self::MINUTE) {
+            return 0;
+        }
+        self.since = None;
+        std::mem::take(&mut self.count).saturating_sub(Self::SINGLE)
+    }
 }
 
 /// Who is logged in.
@@ -289,6 +326,8 @@ impl Appliance {
             state: RwLock::new(State { meta, users, objects, token_objects, gone }),
             writing: Mutex::new(()),
             guessing: Mutex::new(()),
+            uncounted: Mutex::new(BTreeMap::new()),
+            refusals: Mutex::new(Refusals::default()),
             audit: Mutex::new(audit),
             apps: Mutex::new(HashMap::new()),
             clock,
@@ -318,6 +357,10 @@ impl Appliance {
 
     /// Makes the audit log durable, then the head of its chain.
     pub fn settle(&self) {
+        let refused = self.refusals.lock().over();
+        if let Err(e) = self.log_refusals(refused) {
+            log::error!("audit log: {e}");
+        }
         let Some((file, head)) = self.audit.lock().unsettled() else { return };
         if let Err(e) = file.sync_data() {
             log::error!("audit log: {e}");
@@ -333,7 +376,47 @@ impl Appliance {
 
     /// Logs a management command; what it was refused with, too.
     pub(super) fn log<T>(&self, app: &App, session: u64, opcode: &str, object: &str, result: &Ck<T>) {
+        if let Err(e) = self.try_log(app, session, opcode, object, result) {
+            log::error!("audit log: {e}");
+        }
+    }
+
+    /// Logs a management command and gives its result, which is a failure where its line could not be written.
+    pub(super) fn recorded<T>(
+        &self,
+        app: &App,
+        session: u64,
+        opcode: &str,
+        object: &str,
+        result: Ck<T>,
+    ) -> Ck<T> {
+        let logged = self.try_log(app, session, opcode, object, &result);
+        if let Err(e) = logged {
+            log::error!("audit log: {e}");
+            return result.and(Err(CKR_DEVICE_ERROR));
+        }
+        result
+    }
+
+    fn try_log<T>(
+        &self,
+        app: &App,
+        session: u64,
+        opcode: &str,
+        object: &str,
+        result: &Ck<T>,
+    ) -> std::io::Result<()> {
         let login = app.login.read().clone();
+        // Who is not logged in does not fill the disk. Wrong passwords of a user are bounded by the lockout.
+        if login.is_none() && result.is_err() {
+            let guess = result.as_ref().err() == Some(&CKR_PIN_INCORRECT)
+                && self.state.read().users.contains_key(object);
+            let (single, before) = self.refusals.lock().count(guess);
+            self.log_refusals(before)?;
+            if !single {
+                return Ok(());
+            }
+        }
         let (user, role) = login.map_or((String::new(), ""), |l| (l.name, l.role.name()));
         let entry = Entry {
             opcode: opcode.into(),
@@ -344,9 +427,17 @@ impl Appliance {
             object: object.chars().take(MAX_OBJECT).collect(),
             ..Entry::default()
         };
-        if let Err(e) = self.audit.lock().append(entry) {
-            log::error!("audit log: {e}");
+        self.audit.lock().append(entry)
+    }
+
+    /// One line for the refusals that got none.
+    fn log_refusals(&self, count: u64) -> std::io::Result<()> {
+        if count == 0 {
+            return Ok(());
         }
+        let (opcode, object) = ("CN_REFUSED".into(), format!("{count} more"));
+        let result = format!("{CKR_USER_NOT_LOGGED_IN:#x}");
+        self.audit.lock().append(Entry { opcode, object, result, ..Entry::default() })
     }
 
     /// A name for the audit log: only a user's. A mistyped PIN can have a piece of a password where the name belongs.

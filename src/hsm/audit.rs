@@ -66,7 +66,7 @@ pub(super) struct Head {
 }
 
 pub(super) struct Audit {
-    file: File,
+    pub(super) file: File,
     key: Secret<32>,
     pub(super) head: Head,
     pub(super) reboot: u32,

@@ -64,50 +64,51 @@ impl Appliance {
         match request {
             Request::Create { s, attrs } => {
                 let result = self.create_object(app, s, attrs);
-                self.log(app, s, "CN_CREATE_OBJECT", &named(&result), &result);
+                let result = self.recorded(app, s, "CN_CREATE_OBJECT", &named(&result), result);
                 answer(result, out);
             }
             Request::Copy { s, object, attrs } => {
                 let result = self.copy(app, s, object, attrs);
-                self.log(app, s, "CN_COPY_OBJECT", &named(&result), &result);
+                let result = self.recorded(app, s, "CN_COPY_OBJECT", &named(&result), result);
                 answer(result, out);
             }
             Request::Destroy { s, object } => {
-                let result = self.destroy(app, s, object);
+                let mut result = self.destroy(app, s, object);
                 // The end of a session object is no management command: it ends with its session anyway.
                 if result != Ok(false) {
-                    self.log(app, s, "CN_DESTROY_OBJECT", &format!("{object:#x}"), &result);
+                    result = self.recorded(app, s, "CN_DESTROY_OBJECT", &format!("{object:#x}"), result);
                 }
                 answer(result.map(|_| ()), out);
             }
             Request::SetAttrs { s, object, attrs } => {
                 let result = self.change(app, s, object, attrs);
-                self.log(app, s, "CN_MODIFY_OBJECT", &format!("{object:#x}"), &result);
+                let result = self.recorded(app, s, "CN_MODIFY_OBJECT", &format!("{object:#x}"), result);
                 answer(result, out);
             }
             Request::Generate { s, mech, attrs } => {
                 let result = self.generate(app, s, &mech, attrs);
-                self.log(app, s, "CN_GENERATE_KEY", &named(&result), &result);
+                let result = self.recorded(app, s, "CN_GENERATE_KEY", &named(&result), result);
                 answer(result, out);
             }
             Request::GeneratePair { s, mech, public, private } => {
                 let result = self.generate_pair(app, s, &mech, public, private);
-                self.log(app, s, "CN_GENERATE_KEY_PAIR", &named(&result.map(|p| p.1)), &result);
+                let private = named(&result.map(|p| p.1));
+                let result = self.recorded(app, s, "CN_GENERATE_KEY_PAIR", &private, result);
                 answer(result, out);
             }
             Request::Wrap { s, mut mech, by, key } => {
                 let result = self.wrap(app, s, &mut mech, by, key);
-                self.log(app, s, "CN_WRAP_KEY", &format!("{key:#x}"), &result);
+                let result = self.recorded(app, s, "CN_WRAP_KEY", &format!("{key:#x}"), result);
                 answer(result, out);
             }
             Request::Unwrap { s, mech, by, wrapped, attrs } => {
                 let result = self.unwrap(app, s, &mech, by, &wrapped, attrs);
-                self.log(app, s, "CN_UNWRAP_KEY", &named(&result), &result);
+                let result = self.recorded(app, s, "CN_UNWRAP_KEY", &named(&result), result);
                 answer(result, out);
             }
             Request::Derive { s, mech, key, attrs } => {
                 let result = self.derive(app, s, &mech, key, attrs);
-                self.log(app, s, "CN_DERIVE_KEY", &format!("{key:#x}"), &result);
+                let result = self.recorded(app, s, "CN_DERIVE_KEY", &format!("{key:#x}"), result);
                 answer(result, out);
             }
             _ => answer::<()>(Err(CKR_FUNCTION_NOT_SUPPORTED), out),

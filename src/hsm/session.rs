@@ -83,33 +83,61 @@ impl Appliance {
 
     /// Checks a password; counts wrong ones durably before they are answered.
     pub(super) fn check_password(&self, name: &str, password: &[u8]) -> Ck<Role> {
-        let _one = self.guessing.lock();
+        let (result, counted) = {
+            let _one = self.guessing.lock();
+            self.guess(name, password)?
+        };
+        if counted {
+            // The other members count it before the guess is answered.
+            self.spread(&[super::cluster::user_key(name)]);
+        }
+        result
+    }
+
+    /// One guess, and whether the count of wrong ones changed. Called with `guessing` held.
+    fn guess(&self, name: &str, password: &[u8]) -> Ck<(Ck<Role>, bool)> {
+        // A guess that could not be counted is the last one until it is.
+        let undone = self.uncounted.lock().get(name).copied().unwrap_or(0);
+        if undone > 0 {
+            self.count_wrong(name, undone)?;
+        }
         let user = self.state.read().users.get(name).cloned();
         let Some(user) = user else {
             // As long as a real check takes: names are not told by the clock.
             let _ = self.config.login_cost.stretch(password, &[0; 16]);
-            return Err(CKR_PIN_INCORRECT);
+            return Ok((Err(CKR_PIN_INCORRECT), false));
         };
         if user.is_locked() {
-            return Err(CKR_PIN_LOCKED);
+            return Ok((Err(CKR_PIN_LOCKED), undone > 0));
         }
         let right = user.verifier.as_ref().is_some_and(|v| v.matches(password));
-        if right && user.failures() == 0 {
-            return Ok(user.role);
+        if !right {
+            *self.uncounted.lock().entry(name.to_owned()).or_default() += 1;
+            self.count_wrong(name, 1)?;
+            return Ok((Err(CKR_PIN_INCORRECT), true));
         }
-        let serial = self.state.read().meta.serial.clone();
+        if user.failures() == 0 {
+            return Ok((Ok(user.role), undone > 0));
+        }
         self.change_user(name, |user, _| {
             let mut user = user.ok_or(CKR_PIN_INCORRECT)?;
-            if right {
-                user.forgive();
-            } else {
-                user.count_wrong(&serial);
-            }
+            user.forgive();
             Ok((Some(user), ()))
         })?;
-        // The other members count it before the guess is answered.
-        self.spread(&[super::cluster::user_key(name)]);
-        if right { Ok(user.role) } else { Err(CKR_PIN_INCORRECT) }
+        Ok((Ok(user.role), true))
+    }
+
+    /// Counts wrong guesses durably; until that is done they stay in `uncounted`.
+    fn count_wrong(&self, name: &str, times: u64) -> Ck<()> {
+        let serial = self.state.read().meta.serial.clone();
+        self.change_user(name, |mut user, _| {
+            if let Some(user) = &mut user {
+                (0..times).for_each(|_| user.count_wrong(&serial));
+            }
+            Ok((user, ()))
+        })?;
+        self.uncounted.lock().remove(name);
+        Ok(())
     }
 
     pub(super) fn login(&self, app: &App, s: u64, kind: u64, pin: &[u8]) -> Ck<()> {
@@ -122,8 +150,8 @@ impl Appliance {
                 (name, password) if name == login.name => self.check_password(&name, password).map(|_| ()),
                 _ => Err(CKR_PIN_INCORRECT),
             };
+            let result = self.recorded(app, s, "CN_LOGIN", self.known(&name), result);
             session.context.store(result.is_ok(), Ordering::Relaxed);
-            self.log(app, s, "CN_LOGIN", self.known(&name), &result);
             return result;
         }
         let wanted = match kind {
@@ -144,8 +172,7 @@ impl Appliance {
             // A user of another kind has the right password: saying so tells nothing to who does not have it.
             if role == wanted { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) }
         });
-        self.log(app, s, "CN_LOGIN", self.known(&name), &result);
-        result?;
+        self.recorded(app, s, "CN_LOGIN", self.known(&name), result)?;
         *app.login.write() = Some(Login { name, role: wanted });
         Ok(())
     }
@@ -175,8 +202,7 @@ impl Appliance {
         }
         let (name, password) = split_pin(pin, &self.config.default_admin);
         let result = self.try_init_token(&name, password, label.trim_end());
-        self.log(app, 0, "CN_INIT_TOKEN", label.trim_end(), &result);
-        result
+        self.recorded(app, 0, "CN_INIT_TOKEN", label.trim_end(), result)
     }
 
     fn try_init_token(&self, name: &str, password: &[u8], label: &str) -> Ck<()> {
@@ -251,8 +277,7 @@ impl Appliance {
         }
         let (name, password) = split_pin(pin, &self.config.default_user);
         let result = self.set_user_password(&name, password, true);
-        self.log(app, s, "CN_CHANGE_PSWD", self.known(&name), &result);
-        result
+        self.recorded(app, s, "CN_CHANGE_PSWD", self.known(&name), result)
     }
 
     fn set_user_password(&self, name: &str, password: &[u8], make: bool) -> Ck<()> {
@@ -289,8 +314,7 @@ impl Appliance {
             return Err(CKR_PIN_INVALID);
         }
         let result = self.change_own(&name, old, new);
-        self.log(app, s, "CN_CHANGE_PSWD", self.known(&name), &result);
-        result
+        self.recorded(app, s, "CN_CHANGE_PSWD", self.known(&name), result)
     }
 
     pub(super) fn change_own(&self, name: &str, old: &[u8], new: &[u8]) -> Ck<()> {

@@ -54,6 +54,9 @@ pub(super) struct Store {
     path: PathBuf,
     db: Database,
     key: SealKey,
+    /// Writes fail, as on a full disk.
+    #[cfg(test)]
+    pub(super) broken: std::sync::atomic::AtomicBool,
 }
 
 impl Store {
@@ -68,7 +71,13 @@ impl Store {
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(HsmError::Busy(dir.into())),
             Err(e) => return Err(HsmError::damaged(&path, e)),
         };
-        let store = Self { path, db, key };
+        let store = Self {
+            path,
+            db,
+            key,
+            #[cfg(test)]
+            broken: false.into(),
+        };
         store.try_tables().map_err(|e| HsmError::damaged(&store.path, e))?;
         Ok(store)
     }
@@ -109,6 +118,10 @@ impl Store {
     }
 
     fn try_write(&self, changes: &[Change<'_>]) -> Result<(), redb::Error> {
+        #[cfg(test)]
+        if self.broken.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(redb::Error::Io(std::io::ErrorKind::StorageFull.into()));
+        }
         let txn = self.db.begin_write()?;
         for (table, key, value) in changes {
             let mut open = txn.open_table(table.definition())?;

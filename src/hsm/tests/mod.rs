@@ -3,6 +3,7 @@
 mod cluster;
 mod export;
 mod limits;
+mod lockout;
 mod races;
 
 use std::sync::Arc;

@@ -31,6 +31,8 @@ use crate::crypto::random;
 pub(super) const MAX_TOKEN_OBJECTS: usize = 16_666;
 /// Session objects of all applications together.
 pub(super) const MAX_SESSION_OBJECTS: usize = 65_536;
+/// Locks for checks of passwords; users share them by their names.
+const GUESSING: usize = 64;
 /// Characters of what an audit line is about.
 const MAX_OBJECT: usize = 128;
 /// Sessions of one application (CloudHSM: 1,024).
@@ -169,8 +171,8 @@ pub struct Appliance {
     pub(super) state: RwLock<State>,
     /// Held over each durable change, so that the store and the memory change in the same order.
     pub(super) writing: Mutex<()>,
-    /// Held over each check of a password: guesses come one after another, and the fifth wrong one is the last.
-    pub(super) guessing: Mutex<()>,
+    /// Held over each check of a user's password: guesses come one after another, and the fifth wrong one is the last.
+    guessing: [Mutex<()>; GUESSING],
     /// Wrong guesses that the store did not take yet, by user.
     pub(super) uncounted: Mutex<BTreeMap<String, u64>>,
     /// Refusals of those who are not logged in, of this minute.
@@ -325,7 +327,7 @@ impl Appliance {
             store,
             state: RwLock::new(State { meta, users, objects, token_objects, gone }),
             writing: Mutex::new(()),
-            guessing: Mutex::new(()),
+            guessing: [const { Mutex::new(()) }; GUESSING],
             uncounted: Mutex::new(BTreeMap::new()),
             refusals: Mutex::new(Refusals::default()),
             audit: Mutex::new(audit),
@@ -348,6 +350,12 @@ impl Appliance {
         });
         spawned.map_err(HsmError::io(dir))?;
         Ok(appliance)
+    }
+
+    /// The lock for guesses at a user's password.
+    pub(super) fn guessing(&self, name: &str) -> &Mutex<()> {
+        let sum = name.bytes().fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        &self.guessing[sum % GUESSING]
     }
 
     /// A number that was not used before.

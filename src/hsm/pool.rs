@@ -29,6 +29,9 @@ const GREETING: Duration = Duration::from_secs(30);
 const MAX_WORKERS: usize = if cfg!(test) { 4 } else { 128 };
 /// Threads beyond that for other members of the cluster: here a thread may wait for a member that waits for this one.
 const SPARE_WORKERS: usize = 32;
+/// Threads that are at a slow request at the same time: one that stretches a password, which takes 20 ms and more of a
+/// processor and anybody can ask for.
+const MAX_SLOW: usize = if cfg!(test) { 2 } else { 4 };
 /// How long a thread without work stays.
 const STAY: Duration = Duration::from_secs(2);
 /// How often deadlines are looked at.
@@ -66,6 +69,83 @@ struct Connection {
     due: Option<Instant>,
     peer: Peer,
     pool: std::sync::Weak<Pool>,
+    /// It may make the slow request that it waited with.
+    turn: Option<SlowTurn>,
+}
+
+/// Who is at a slow request, and who waits with one: each peer's in order, and the peers in turns.
+#[derive(Default)]
+struct Slow {
+    busy: usize,
+    waiting: HashMap<Peer, VecDeque<Connection>>,
+    order: VecDeque<Peer>,
+}
+
+impl Slow {
+    fn push(&mut self, connection: Connection) {
+        let peer = connection.peer;
+        let queue = self.waiting.entry(peer).or_default();
+        if queue.is_empty() {
+            self.order.push_back(peer);
+        }
+        queue.push_back(connection);
+    }
+
+    fn pop(&mut self) -> Option<Connection> {
+        let peer = self.order.pop_front()?;
+        let queue = self.waiting.get_mut(&peer)?;
+        let next = queue.pop_front();
+        if queue.is_empty() {
+            self.waiting.remove(&peer);
+        } else {
+            self.order.push_back(peer);
+        }
+        next
+    }
+}
+
+/// The right to be at a slow request; at its end it goes to the next one that waits.
+struct SlowTurn(std::sync::Weak<Pool>);
+
+impl Drop for SlowTurn {
+    fn drop(&mut self) {
+        let Some(pool) = self.0.upgrade() else { return };
+        let next = {
+            let mut slow = pool.slow.lock();
+            let next = slow.pop();
+            slow.busy -= usize::from(next.is_none());
+            next
+        };
+        if let Some(mut next) = next {
+            next.turn = Some(SlowTurn(self.0.clone()));
+            pool.dispatch(next);
+        }
+    }
+}
+
+thread_local! {
+    /// The turn of this thread's request.
+    static TURN: std::cell::RefCell<Option<SlowTurn>> = const { std::cell::RefCell::new(None) };
+}
+
+/// The slow part of this thread's request is done: the next one may begin its own.
+pub(super) fn end_slow_turn() {
+    drop(TURN.take());
+}
+
+/// Whether a request stretches a password.
+fn is_slow(request: &Request) -> bool {
+    match request {
+        Request::Login { .. }
+        | Request::InitToken { .. }
+        | Request::InitPin { .. }
+        | Request::SetPin { .. } => true,
+        // The commands' own names of their passwords, which an escape would hide.
+        Request::Admin { json } => {
+            json.contains(&b'\\') || json.windows(10).any(|word| word == b"\"password\"")
+        }
+        _ => false,
+    }
 }
 
 /// Threads with nothing to do, threads, and connections that wait for one.
@@ -82,6 +162,7 @@ pub(super) struct Pool {
     epoll: OwnedFd,
     parked: Mutex<HashMap<u64, Connection>>,
     queue: Mutex<Queue>,
+    slow: Mutex<Slow>,
     wake: Condvar,
     /// All threads are busy and a connection waits.
     pressed: AtomicBool,
@@ -113,6 +194,8 @@ enum Turn {
     Park(bool),
     /// It has more to do; others come first.
     Later,
+    /// It has a slow request, for which it waits until fewer are made.
+    Slow,
     /// It ends.
     End,
 }
@@ -164,8 +247,9 @@ impl Connection {
                 Err(_) => return Turn::End,
             }
             let pressed = pool.pressed.load(Ordering::Relaxed);
-            let Self { frames, app, out, .. } = self;
-            match frames.advance(!pressed, |message| respond(&pool.appliance, app, message, out)) {
+            let Self { frames, app, out, turn, .. } = self;
+            let work = |message: &[u8]| respond(&pool.appliance, app, turn, message, out);
+            match frames.advance(!pressed, work) {
                 Ok(true) => {
                     // A whole message came: what it owes is this answer.
                     if self.app.is_some() {
@@ -180,6 +264,7 @@ impl Connection {
                 }
                 Err(NoFrame::Idle) => return Turn::Park(false),
                 Err(NoFrame::More) => return Turn::Later,
+                Err(NoFrame::Kept) => return Turn::Slow,
                 Ok(false) | Err(NoFrame::Ended) => return Turn::End,
             }
         }
@@ -193,6 +278,7 @@ impl Pool {
             epoll,
             parked: Mutex::new(HashMap::new()),
             queue: Mutex::new(Queue::default()),
+            slow: Mutex::new(Slow::default()),
             wake: Condvar::new(),
             pressed: AtomicBool::new(false),
             count: Mutex::new(Count::default()),
@@ -224,6 +310,7 @@ impl Pool {
             due: Some(Instant::now() + GREETING),
             peer,
             pool: Arc::downgrade(self),
+            turn: None,
         };
         self.dispatch(connection);
     }
@@ -293,9 +380,26 @@ impl Pool {
                     connection.owes();
                     self.dispatch(connection);
                 }
+                Turn::Slow => self.line_up(connection),
                 Turn::End => drop(connection),
             }
         }
+    }
+
+    /// Gives a connection its turn at a slow request, or keeps it until there is one.
+    fn line_up(self: &Arc<Self>, mut connection: Connection) {
+        // It owes nothing: its message came whole.
+        connection.due = None;
+        {
+            let mut slow = self.slow.lock();
+            if slow.busy >= MAX_SLOW {
+                slow.push(connection);
+                return;
+            }
+            slow.busy += 1;
+        }
+        connection.turn = Some(SlowTurn(Arc::downgrade(self)));
+        self.dispatch(connection);
     }
 
     /// Leaves a connection to the watcher.
@@ -348,24 +452,26 @@ impl Pool {
     pub(super) fn end(&self) {
         self.stop.store(true, Ordering::SeqCst);
         let waiting = std::mem::take(&mut self.queue.lock().ready);
+        let slow = std::mem::take(&mut self.slow.lock().waiting);
         self.wake.notify_all();
         let parked = std::mem::take(&mut *self.parked.lock());
-        drop((waiting, parked));
+        drop((waiting, slow, parked));
     }
 }
 
-/// Fills `out` with the answer; false where the connection must end.
+/// Fills `out` with the answer; false where the connection must end. `None`: the request waits for its turn.
 fn respond(
     appliance: &Arc<Appliance>,
     app: &mut Option<Arc<App>>,
+    turn: &mut Option<SlowTurn>,
     message: &[u8],
     out: &mut Vec<u8>,
-) -> bool {
-    match (decode::<Request>(message), app.as_ref()) {
+) -> Option<bool> {
+    Some(match (decode::<Request>(message), app.as_ref()) {
         (Some(Request::Hello { version, app: token }), None) => {
             if version != VERSION {
                 answer::<()>(Err(CKR_DEVICE_ERROR), out);
-                return true;
+                return Some(true);
             }
             match appliance.hello(&token) {
                 Ok(joined) => {
@@ -377,12 +483,16 @@ fn respond(
             true
         }
         (Some(request), Some(app)) => {
-            let run = || appliance.call(app, request, &mut *out);
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
-                log::error!("a request ended in a fault of this program; its connection was closed");
-                return false;
+            if is_slow(&request) {
+                TURN.set(Some(turn.take()?));
             }
-            true
+            let run = || appliance.call(app, request, &mut *out);
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            end_slow_turn();
+            if ran.is_err() {
+                log::error!("a request ended in a fault of this program; its connection was closed");
+            }
+            ran.is_ok()
         }
         (Some(_), None) => {
             answer::<()>(Err(CKR_USER_NOT_LOGGED_IN), out);
@@ -393,5 +503,5 @@ fn respond(
             answer::<()>(Err(CKR_ARGUMENTS_BAD), out);
             true
         }
-    }
+    })
 }

@@ -84,17 +84,19 @@ impl Appliance {
     /// Checks a password; counts wrong ones durably before they are answered.
     pub(super) fn check_password(&self, name: &str, password: &[u8]) -> Ck<Role> {
         let (result, counted) = {
-            let _one = self.guessing.lock();
+            let _one = self.guessing(name).lock();
             self.guess(name, password)?
         };
         if counted {
+            // Another member may take seconds to answer.
+            super::pool::end_slow_turn();
             // The other members count it before the guess is answered.
             self.spread(&[super::cluster::user_key(name)]);
         }
         result
     }
 
-    /// One guess, and whether the count of wrong ones changed. Called with `guessing` held.
+    /// One guess, and whether the count of wrong ones changed. Called with the lock of `guessing` held.
     fn guess(&self, name: &str, password: &[u8]) -> Ck<(Ck<Role>, bool)> {
         // A guess that could not be counted is the last one until it is.
         let undone = self.uncounted.lock().get(name).copied().unwrap_or(0);

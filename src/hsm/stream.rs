@@ -131,6 +131,8 @@ pub(super) enum NoFrame {
     Idle,
     /// A piece of one came, and there may be more at once.
     More,
+    /// One is there, which was not taken.
+    Kept,
     /// The peer is gone, or sent what is no frame.
     Ended,
 }
@@ -186,12 +188,20 @@ impl Frames {
     }
 
     /// The server's read: gives a frame's message to `work` where a whole one is there or (`wait`) comes within moments.
-    pub(super) fn advance<T>(&mut self, wait: bool, work: impl FnOnce(&[u8]) -> T) -> Result<T, NoFrame> {
+    /// Where `work` gives nothing the message stays for the next time.
+    pub(super) fn advance<T>(
+        &mut self,
+        wait: bool,
+        work: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<T, NoFrame> {
         let mut begun: Option<Instant> = None;
         loop {
             let needed = self.needed()?;
             if self.head().is_some() && self.filled >= needed {
-                return Ok(self.give(needed, work));
+                let done = work(self.buffer.get(4..needed).unwrap_or_default());
+                let done = done.ok_or(NoFrame::Kept)?;
+                self.consume(needed);
+                return Ok(done);
             }
             // Whoever sends his message in drops has the thread no longer than whoever sends nothing.
             if self.filled > 0 && begun.get_or_insert_with(Instant::now).elapsed() > LINGER {

@@ -65,3 +65,38 @@ fn what_cannot_be_logged_fails() {
     // Uses of keys are not logged.
     alice.once(Op::Encrypt, gcm(&[1; 12]), key, b"x").unwrap();
 }
+
+/// More guesses at passwords than there are threads, and none of them gets on: who is logged in is answered meanwhile, and
+/// they are when they can be.
+#[test]
+fn guesses_at_passwords_leave_threads_for_others() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let key = alice.generate(&[]).unwrap();
+    let appliance = hsm.appliance.clone().unwrap();
+    let held = appliance.guessing("nobody").lock();
+    let guesses: Vec<_> = (0..12)
+        .map(|n| {
+            let at = hsm.address();
+            std::thread::spawn(move || {
+                let link = Link::new(at.clone(), None).unwrap();
+                let s = link.call(&Request::OpenSession { rw: true }).unwrap();
+                if n % 2 == 0 {
+                    return User { link, s }.login(CKU_USER, "nobody:password") == Err(CKR_PIN_INCORRECT);
+                }
+                Manager::new(at, None).unwrap().login("nobody", Role::Admin, "pass\"word").is_err()
+            })
+        })
+        .collect();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let (done, waits) = std::sync::mpsc::channel();
+    let answered = std::thread::spawn(move || {
+        let sealed = alice.once(Op::Encrypt, gcm(&[1; 12]), key, b"x");
+        let _ = done.send(sealed.is_ok());
+    });
+    let served = waits.recv_timeout(std::time::Duration::from_secs(30));
+    drop(held);
+    assert_eq!(served, Ok(true));
+    answered.join().unwrap();
+    assert!(guesses.into_iter().all(|guess| guess.join().unwrap()));
+}

@@ -235,9 +235,23 @@ impl Attrs {
             && (self.flag(CKA_SENSITIVE) || !self.flag(CKA_EXTRACTABLE))
     }
 
+    /// What a search asks for: each attribute once. `None`: it asks for two values of one, which nothing has.
+    pub(super) fn wanted(template: Template) -> Ck<Option<Self>> {
+        if template.len() > MAX_TEMPLATE {
+            return Err(CKR_ARGUMENTS_BAD);
+        }
+        let mut all = BTreeMap::new();
+        for (name, value) in template {
+            if all.insert(name, value.clone()).is_some_and(|before| before != value) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Self(all)))
+    }
+
     /// Whether every attribute of a search template is there with that value.
-    pub(super) fn matches(&self, template: &Template) -> bool {
-        template.iter().all(|(name, value)| !self.hides(*name) && self.0.get(name) == Some(value))
+    pub(super) fn matches(&self, template: &Self) -> bool {
+        template.0.iter().all(|(name, value)| !self.hides(*name) && self.0.get(name) == Some(value))
     }
 
     /// A nested template.

@@ -31,7 +31,7 @@ impl Appliance {
             Request::Check { s, op, mech, key } => answer(self.check(app, s, op, mech, key), out),
             Request::DigestKey { s, key } => answer(self.digest_key(app, s, key), out),
             Request::Cancel { s, op } => answer(cancel(app, s, op), out),
-            Request::Find { s, attrs } => answer(self.find(app, s, &attrs), out),
+            Request::Find { s, attrs } => answer(self.find(app, s, attrs), out),
             Request::GetAttrs { s, object, types } => answer(self.show(app, s, object, &types), out),
             Request::Random { len } => answer(random_bytes(len), out),
             Request::Admin { json } => answer(self.admin(app, &json), out),

@@ -103,14 +103,13 @@ impl Appliance {
     }
 
     fn digests(&self) -> Value {
-        let state = self.state.read();
+        let objects: Vec<_> = {
+            let state = self.state.read();
+            state.objects.values().filter(|o| o.is_token()).cloned().collect()
+        };
         let digest = |o: &Object| super::root::hex(&Md::Sha256.digest(&record::encode(o)));
-        let all: std::collections::BTreeMap<String, String> = state
-            .objects
-            .values()
-            .filter(|o| o.is_token())
-            .map(|o| (format!("{:#x}", o.handle), digest(o)))
-            .collect();
+        let all: std::collections::BTreeMap<String, String> =
+            objects.iter().map(|o| (format!("{:#x}", o.handle), digest(o))).collect();
         json!({ "keys": all })
     }
 

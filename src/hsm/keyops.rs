@@ -278,11 +278,16 @@ impl Appliance {
         Ok(())
     }
 
-    pub(super) fn find(&self, app: &App, s: u64, template: &Template) -> Ck<Vec<u64>> {
+    pub(super) fn find(&self, app: &App, s: u64, template: Template) -> Ck<Vec<u64>> {
         app.session(s)?;
-        let state = self.state.read();
-        let wanted = |o: &&Arc<Object>| Self::sees(app, o) && o.attrs.matches(template);
-        let mut found: Vec<_> = state.objects.values().filter(wanted).map(|o| o.handle).collect();
+        let Some(template) = Attrs::wanted(template)? else { return Ok(Vec::new()) };
+        // Whoever waits to change something waits for this look alone, not for all comparisons.
+        let seen: Vec<Arc<Object>> = {
+            let state = self.state.read();
+            state.objects.values().filter(|o| Self::sees(app, o)).cloned().collect()
+        };
+        let found = seen.iter().filter(|o| o.attrs.matches(&template));
+        let mut found: Vec<_> = found.map(|o| o.handle).collect();
         found.sort_unstable();
         Ok(found)
     }

@@ -141,3 +141,17 @@ fn clients_that_stop_in_the_middle_hold_nothing() {
     assert_eq!(link.call::<Bytes>(&Request::Random { len: 5 }).unwrap().len(), 5);
     drop(begun);
 }
+
+/// A search is bounded: no template repeats an attribute thousands of times. Two values of one attribute find nothing.
+#[test]
+fn a_search_has_a_bound() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let key = alice.generate(&[(CKA_LABEL, b"k")]).unwrap();
+    let find = |attrs: Template| -> Ck<Vec<u64>> { alice.link.call(&Request::Find { s: alice.s, attrs }) };
+    assert_eq!(find(vec![(CKA_LABEL, bytes(b"k")); 128]), Ok(vec![key]));
+    assert_eq!(find(vec![(CKA_LABEL, bytes(b"k")), (CKA_LABEL, bytes(b"l"))]), Ok(vec![]));
+    assert_eq!(find(vec![(CKA_LABEL, bytes(b"k")); 129]), Err(CKR_ARGUMENTS_BAD));
+    // What is no attribute here is no error of who searches.
+    assert_eq!(find(vec![(CKA_VENDOR_DEFINED | 7, bytes(b"k"))]), Ok(vec![]));
+}

@@ -164,7 +164,7 @@ impl Link {
 
     /// A new connection of this application.
     fn connect(&self) -> Result<Frames, HsmError> {
-        let mut frames = Frames::new(self.dial()?);
+        let mut frames = Frames::new(self.dial()?, None);
         let known = self.token.lock().clone();
         if !known.is_empty() {
             // Without the lock: where the appliance is silent, nobody waits for who waits for it.

@@ -16,6 +16,8 @@ use super::wire::{Bytes, Mech, Params, Template};
 
 /// The longest key that a derivation makes, in bytes.
 const MAX_DERIVED: usize = 4096;
+/// The most additional keys of a derivation.
+const MAX_MORE: usize = 32;
 
 impl Appliance {
     /// The derived key, then the additional ones of an SP 800-108 derivation.
@@ -36,6 +38,9 @@ impl Appliance {
         }
         let mut given = vec![Attrs::of(attrs)?];
         if let Params::Kdf { more, .. } = &mech.params {
+            if more.len() > MAX_MORE {
+                return Err(CKR_MECHANISM_PARAM_INVALID);
+            }
             for template in more {
                 given.push(Attrs::of(template.clone())?);
             }
@@ -286,6 +291,11 @@ fn kdf(
     };
     let lens = lens.iter().map(|l| l.ok_or(CKR_TEMPLATE_INCOMPLETE)).collect::<Ck<Vec<_>>>()?;
     let total: usize = lens.iter().sum();
+    // A counter that begins again would repeat keys (SP 800-108, 4: n <= 2^r - 1).
+    let blocks = total.div_ceil(block) as u64;
+    if fields.iter().any(|f| matches!(f, Field::Counter { bytes, .. } if blocks >= 1 << (8 * bytes))) {
+        return Err(CKR_KEY_SIZE_RANGE);
+    }
     let segments: usize = lens.iter().map(|l| l.next_multiple_of(block)).sum();
     let mut chain = Zeroizing::new(iv.to_vec());
     let mut out = Zeroizing::new(Vec::with_capacity(total + block));

@@ -17,9 +17,10 @@ use super::material;
 use super::object::{Object, Origin, complete};
 use super::passworded::Kind;
 use super::users::{MIN_PASSWORD, Permission};
+use super::wire::Template;
 
 /// The file of an exported key. Never edit it.
-const EXPORT: Kind = Kind { magic: b"EFSKEY01", label: b"envelopefs/hsm/v1/export" };
+pub(super) const EXPORT: Kind = Kind { magic: b"EFSKEY01", label: b"envelopefs/hsm/v1/export" };
 
 impl Appliance {
     /// `key export`: the file's bytes in base64.
@@ -60,13 +61,15 @@ impl Appliance {
         let refused = || Refusal("wrong password, or the file was cut or changed".into());
         let bytes = BASE64.decode(file).map_err(|_| refused())?;
         let plain = EXPORT.open(password, &bytes).ok_or_else(refused)?;
-        let mut given = Attrs::decode(&plain).ok_or_else(refused)?;
+        // Whoever knows the password may have made the file himself: it is looked at as any template.
+        let mut template: Template = super::wire::decode(&plain).ok_or_else(refused)?;
+        template.retain(|(name, _)| !is_note(*name));
+        let mut given = Attrs::of(template)?;
         // Facts are stated anew: it was outside. Trust is the officer's to give.
         let facts = [CKA_TRUSTED, CKA_VALUE_LEN, CKA_CHECK_VALUE, CKA_MODULUS_BITS, CKA_PUBLIC_KEY_INFO];
         for name in STATED.iter().chain(&facts) {
             given.0.remove(name);
         }
-        given.0.retain(|name, _| !is_note(*name));
         given.set_flag(CKA_TOKEN, true);
         if let Some(label) = label {
             given.set(CKA_LABEL, label.as_bytes());

@@ -18,8 +18,9 @@ use rustix::event::epoll;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::appliance::{App, Appliance};
+use super::budget::{self, Budget, Reserved};
 use super::stream::{Frames, NoFrame, Stream};
-use super::wire::{Request, VERSION, answer, decode};
+use super::wire::{MAX_FRAME, Request, VERSION, answer, decode};
 
 /// How long the rest of a begun message may take, and an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,7 +57,7 @@ pub(super) enum Peer {
 #[derive(Default)]
 struct Count {
     all: usize,
-    of: HashMap<Peer, usize>,
+    of: HashMap<Peer, (usize, Arc<Budget>)>,
 }
 
 struct Connection {
@@ -69,6 +70,9 @@ struct Connection {
     due: Option<Instant>,
     peer: Peer,
     pool: std::sync::Weak<Pool>,
+    /// Where the memory of long answers comes from, and what this one has of it.
+    budget: Arc<Budget>,
+    owed: Option<Reserved>,
     /// It may make the slow request that it waited with.
     turn: Option<SlowTurn>,
 }
@@ -163,6 +167,8 @@ pub(super) struct Pool {
     parked: Mutex<HashMap<u64, Connection>>,
     queue: Mutex<Queue>,
     slow: Mutex<Slow>,
+    /// What long messages of all peers take of memory.
+    wire: Arc<Budget>,
     wake: Condvar,
     /// All threads are busy and a connection waits.
     pressed: AtomicBool,
@@ -179,7 +185,7 @@ impl Drop for Connection {
         }
         let mut count = pool.count.lock();
         count.all -= 1;
-        if let Some(of) = count.of.get_mut(&self.peer) {
+        if let Some((of, _)) = count.of.get_mut(&self.peer) {
             *of -= 1;
             if *of == 0 {
                 count.of.remove(&self.peer);
@@ -215,6 +221,7 @@ impl Connection {
             }
             self.out.zeroize();
             self.sent = 0;
+            self.owed = None;
             if self.out.capacity() > KEEP_BUFFER {
                 *self.out = Vec::new();
             }
@@ -235,6 +242,18 @@ impl Connection {
         self.due.is_some_and(|due| due <= Instant::now())
     }
 
+    /// An answer that is not taken at once is kept, if there is memory for it.
+    fn wait_to_send(&mut self) -> Turn {
+        if self.owed.is_none() && self.out.len() > KEEP_BUFFER {
+            let Ok(owed) = self.budget.take(self.out.len()) else {
+                log::warn!("a connection was closed: too many answers are not taken");
+                return Turn::End;
+            };
+            self.owed = Some(owed);
+        }
+        Turn::Park(true)
+    }
+
     /// Answers until nothing is there, or others wait.
     fn converse(&mut self, pool: &Pool) -> Turn {
         loop {
@@ -243,7 +262,7 @@ impl Connection {
             }
             match self.drain() {
                 Ok(true) => {}
-                Ok(false) => return Turn::Park(true),
+                Ok(false) => return self.wait_to_send(),
                 Err(_) => return Turn::End,
             }
             let pressed = pool.pressed.load(Ordering::Relaxed);
@@ -254,11 +273,12 @@ impl Connection {
                     // A whole message came: what it owes is this answer.
                     if self.app.is_some() {
                         self.due = None;
+                        self.frames.most = MAX_FRAME;
                     }
                     match self.drain() {
                         Ok(true) if !pressed => {}
                         Ok(true) => return Turn::Later,
-                        Ok(false) => return Turn::Park(true),
+                        Ok(false) => return self.wait_to_send(),
                         Err(_) => return Turn::End,
                     }
                 }
@@ -279,6 +299,7 @@ impl Pool {
             parked: Mutex::new(HashMap::new()),
             queue: Mutex::new(Queue::default()),
             slow: Mutex::new(Slow::default()),
+            wire: Budget::new(budget::WIRE, None),
             wake: Condvar::new(),
             pressed: AtomicBool::new(false),
             count: Mutex::new(Count::default()),
@@ -293,17 +314,22 @@ impl Pool {
 
     /// Takes a new connection in, or closes it.
     pub(super) fn admit(self: &Arc<Self>, stream: Stream, peer: Peer) {
-        {
+        let budget = {
             let mut count = self.count.lock();
-            if count.all >= MAX_CONNECTIONS || count.of.get(&peer).is_some_and(|n| *n >= MAX_OF_PEER) {
+            if count.all >= MAX_CONNECTIONS || count.of.get(&peer).is_some_and(|(n, _)| *n >= MAX_OF_PEER) {
                 log::warn!("{} connections, too many of {peer:?}: the next one was closed", count.all);
                 return;
             }
             count.all += 1;
-            *count.of.entry(peer).or_default() += 1;
-        }
+            let fresh = || (0, Budget::new(budget::WIRE_OF_PEER, Some(self.wire.clone())));
+            let (of, budget) = count.of.entry(peer).or_insert_with(fresh);
+            *of += 1;
+            budget.clone()
+        };
         let connection = Connection {
-            frames: Frames::new(stream),
+            frames: Frames::new(stream, Some(budget.clone())),
+            budget,
+            owed: None,
             app: None,
             out: Zeroizing::new(Vec::new()),
             sent: 0,

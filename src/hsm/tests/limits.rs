@@ -155,3 +155,51 @@ fn a_search_has_a_bound() {
     // What is no attribute here is no error of who searches.
     assert_eq!(find(vec![(CKA_VENDOR_DEFINED | 7, bytes(b"k"))]), Ok(vec![]));
 }
+
+/// Who has not said hello sends no long message, and who has said it holds a share of memory with begun ones, not all.
+#[test]
+fn begun_messages_have_a_bound_together() {
+    use std::io::{Read as _, Write as _};
+    let hsm = Hsm::new();
+    let Address::Unix(path) = hsm.address() else { panic!("a Unix socket") };
+    let connect = || std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let mut early = connect();
+    early.write_all(&(1u32 << 20).to_le_bytes()).unwrap();
+    assert_eq!(early.read(&mut [0; 1]).unwrap_or(0), 0, "it is closed");
+    let begun: Vec<_> = (0..30)
+        .filter_map(|_| {
+            let mut stream = connect();
+            stream.write_all(&frame(&Request::Hello { version: VERSION, app: bytes(b"") })).unwrap();
+            let mut hello = [0; 4 + 8 + 4 + 32];
+            stream.read_exact(&mut hello).unwrap();
+            stream.write_all(&(8u32 << 20).to_le_bytes()).ok()?;
+            stream.write_all(&vec![0; 5 << 20]).ok()?;
+            Some(stream)
+        })
+        .collect();
+    assert!((4..20).contains(&begun.len()), "48 MiB hold {} begun messages of 8 MiB", begun.len());
+    let link = Link::new(hsm.address(), None).unwrap();
+    assert_eq!(link.call::<Bytes>(&Request::Random { len: 5 }).unwrap().len(), 5);
+}
+
+/// A derivation makes 33 keys at most, and not more than its counter counts: keys would repeat.
+#[test]
+fn a_derivation_has_a_bound() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let generic: Template = vec![(CKA_VALUE_LEN, number(32)), (CKA_DERIVE, bytes(&[1]))];
+    let mech = plain(CKM_GENERIC_SECRET_KEY_GEN);
+    let key: u64 = alice.link.call(&Request::Generate { s: alice.s, mech, attrs: generic }).unwrap();
+    let derive = |more: usize, len: u64| -> Ck<Vec<u64>> {
+        let wanted = || vec![(CKA_VALUE_LEN, number(len)), (CKA_KEY_TYPE, number(CKK_GENERIC_SECRET))];
+        let counter = [&0u64.to_le_bytes()[..], &8u64.to_le_bytes()].concat();
+        let data = vec![(CK_SP800_108_ITERATION_VARIABLE, bytes(&counter))];
+        let params = Params::Kdf { prf: CKM_SHA256_HMAC, data, iv: bytes(b""), more: vec![wanted(); more] };
+        let mech = Mech { kind: CKM_SP800_108_COUNTER_KDF, params };
+        alice.link.call(&Request::Derive { s: alice.s, mech, key, attrs: wanted() })
+    };
+    assert_eq!(derive(32, 16).unwrap().len(), 33);
+    assert_eq!(derive(33, 16), Err(CKR_MECHANISM_PARAM_INVALID));
+    assert_eq!(derive(1, 255 * 16).unwrap().len(), 2);
+    assert_eq!(derive(2, 255 * 16), Err(CKR_KEY_SIZE_RANGE));
+}

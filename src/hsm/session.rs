@@ -212,22 +212,27 @@ impl Appliance {
             log::error!("a member of a cluster is not initialised anew: remove the other members first");
             return Err(CKR_FUNCTION_REJECTED);
         }
-        if self.state.read().meta.life == Life::Active {
+        let active = self.state.read().meta.life == Life::Active;
+        let allowed = self.state.read().users.get(name).map(|u| (u.born.clone(), u.version));
+        if active {
             if self.check_password(name, password)? != Role::Admin {
                 return Err(CKR_PIN_INCORRECT);
-            }
-            // Session objects and sessions of others end, as if the token was taken away and put back.
-            for app in self.apps.lock().values() {
-                app.sessions.lock().clear();
-                *app.login.write() = None;
             }
         } else {
             check_new_password(name, password)?;
         }
         let mut admin = User::new(name, Role::Admin, Some(password), self.config.login_cost);
-        let _one = self.writing.lock();
+        let one = self.writing.lock();
         let (mut meta, officers) = {
             let state = self.state.read();
+            // Somebody may have activated it, added a member or changed that admin since.
+            let now = state.users.get(name).map(|u| (u.born.clone(), u.version));
+            if (state.meta.life == Life::Active) != active || now != allowed {
+                return Err(CKR_PIN_INCORRECT);
+            }
+            if state.meta.members.len() > 1 {
+                return Err(CKR_FUNCTION_REJECTED);
+            }
             let keep = |u: &&User| u.role == Role::ApplianceUser || u.name == name;
             (state.meta.clone(), state.users.values().filter(keep).cloned().collect::<Vec<_>>())
         };
@@ -252,23 +257,36 @@ impl Appliance {
             .collect();
         let records: Vec<_> =
             users.values().map(|u| (u.name.as_bytes().to_vec(), super::record::user(u))).collect();
-        self.store.clear().map_err(|e| {
-            log::error!("{e}");
-            CKR_DEVICE_ERROR
-        })?;
         let meta_record = super::record::meta(&meta);
         let mut changes = vec![meta_record.change()];
         for (key, value) in &records {
             changes.push((super::store::Table::Users, key.clone(), Some(value)));
         }
-        self.commit(&changes)?;
-        let mut state = self.state.write();
-        state.meta = meta;
-        state.users = users;
-        state.objects.clear();
-        state.gone.clear();
-        state.token_objects = 0;
+        // The old users and keys go and the new admin comes at once: a crash leaves the one HSM or the other.
+        self.store.replace(&changes).map_err(|e| {
+            log::error!("{e}");
+            CKR_DEVICE_ERROR
+        })?;
+        {
+            let mut state = self.state.write();
+            state.meta = meta;
+            state.users = users;
+            state.objects.clear();
+            state.gone.clear();
+            state.token_objects = 0;
+        }
+        drop(one);
+        self.end_sessions();
         Ok(())
+    }
+
+    /// Ends all sessions and logins, as if the token was taken away and put back.
+    fn end_sessions(&self) {
+        let apps: Vec<_> = self.apps.lock().values().cloned().collect();
+        for app in apps {
+            app.sessions.lock().clear();
+            *app.login.write() = None;
+        }
     }
 
     /// C_InitPIN: the admin sets a crypto user's password; the user is made where it is missing.

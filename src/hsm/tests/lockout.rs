@@ -100,3 +100,31 @@ fn guesses_at_passwords_leave_threads_for_others() {
     answered.join().unwrap();
     assert!(guesses.into_iter().all(|guess| guess.join().unwrap()));
 }
+
+/// C_InitToken is one change: where the disk does not take it, the HSM is the one that it was, at once and at its next start.
+#[test]
+fn an_hsm_is_emptied_at_once_or_not() {
+    let mut hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let key = alice.generate(&[(CKA_TOKEN, &[1])]).unwrap();
+    let empty = |hsm: &Hsm| -> Ck<()> {
+        let link = Link::new(hsm.address(), None).unwrap();
+        link.call(&Request::InitToken { pin: bytes(ADMIN.as_bytes()), label: "new".into() })
+    };
+    hsm.appliance.as_ref().unwrap().store.broken.store(true, Ordering::SeqCst);
+    assert_eq!(empty(&hsm), Err(CKR_DEVICE_ERROR));
+    assert_eq!(alice.find(), [key], "nobody was logged out for nothing");
+    hsm.appliance.as_ref().unwrap().store.broken.store(false, Ordering::SeqCst);
+    drop(alice);
+    hsm.stop();
+    hsm.start();
+    let alice = hsm.user("alice");
+    assert_eq!(alice.find(), [key]);
+    assert_eq!(empty(&hsm), Ok(()));
+    assert_eq!(alice.generate(&[]), Err(CKR_SESSION_HANDLE_INVALID));
+    drop(alice);
+    hsm.stop();
+    hsm.start();
+    let users = hsm.logged_in("admin", Role::Admin).user_list().unwrap();
+    assert!(!users.to_string().contains("alice"), "{users}");
+}

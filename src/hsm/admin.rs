@@ -11,11 +11,14 @@ use super::appliance::{App, Appliance, Life, Login};
 use super::cluster::user_key;
 use super::record;
 use super::session::check_new_password;
+use super::store::Table;
 use super::users::{MAX_USERS, Permission, Role, User};
 use super::wire::Bytes;
 
 /// How long a command line's login lives without being used.
 const KEEP_LOGIN: std::time::Duration = std::time::Duration::from_secs(600);
+
+const ACTIVE: &str = "the HSM is active already; log in as an admin";
 
 /// A command.
 #[derive(Serialize, Deserialize)]
@@ -134,8 +137,12 @@ impl Appliance {
         match command {
             Command::HsmInfo => Ok(self.info()),
             Command::Health => Ok(self.health()),
-            Command::Csr => self.csr(),
+            Command::Csr => {
+                self.may_certify(app)?;
+                self.csr()
+            }
             Command::Initialize { signed, ca } => {
+                self.may_certify(app)?;
                 self.logged(app, "CN_INIT_CLUSTER", "", self.initialize(&signed, &ca))
             }
             Command::Activate { password } => {
@@ -212,25 +219,47 @@ impl Appliance {
         }
     }
 
+    /// The certificate of an HSM in service, and the CA whose clients it admits, are its admin's to choose.
+    fn may_certify(&self, app: &App) -> Ck<()> {
+        match self.state.read().meta.life {
+            Life::Active => Self::need(app, Permission::ManageUsers),
+            Life::Uninitialized | Life::Initialized => Ok(()),
+        }
+    }
+
     fn activate(&self, password: &[u8]) -> Result<Value, Refusal> {
         if self.state.read().meta.life == Life::Active {
-            return refuse("the HSM is active already; log in as an admin");
+            return refuse(ACTIVE);
         }
         let name = self.config.default_admin.clone();
         check_new_password(&name, password)?;
-        let admin = User::new(&name, Role::Admin, Some(password), self.config.login_cost);
-        self.change_user(&name, |_, _| Ok((Some(admin), ())))?;
-        let unit = User::new("app_user", Role::ApplianceUser, None, self.config.login_cost);
-        self.change_user("app_user", |old, _| Ok((Some(old.unwrap_or(unit)), ())))?;
-        self.change_meta(|meta| {
-            meta.life = Life::Active;
-            if meta.cluster.is_empty() {
-                meta.cluster = format!("cluster-{}", super::root::hex(&crate::crypto::random::array::<6>()));
-            }
-            if meta.label.is_empty() {
-                meta.label = "hsm1".into();
-            }
-        })?;
+        let mut admin = User::new(&name, Role::Admin, Some(password), self.config.login_cost);
+        let mut unit = User::new("app_user", Role::ApplianceUser, None, self.config.login_cost);
+        let _one = self.writing.lock();
+        let mut meta = self.state.read().meta.clone();
+        // Another activation may have been made while this one's password was stretched.
+        if meta.life == Life::Active {
+            return refuse(ACTIVE);
+        }
+        meta.life = Life::Active;
+        if meta.cluster.is_empty() {
+            meta.cluster = format!("cluster-{}", super::root::hex(&crate::crypto::random::array::<6>()));
+        }
+        if meta.label.is_empty() {
+            meta.label = "hsm1".into();
+        }
+        for user in [&mut admin, &mut unit] {
+            user.stamp = self.stamp();
+            user.born = user.stamp.clone();
+        }
+        let (meta_record, users) = (record::meta(&meta), [admin, unit]);
+        let records: Vec<_> = users.iter().map(|u| (u.name.as_bytes().to_vec(), record::user(u))).collect();
+        let mut changes = vec![meta_record.change()];
+        changes.extend(records.iter().map(|(key, user)| (Table::Users, key.clone(), Some(user.as_slice()))));
+        self.commit(&changes)?;
+        let mut state = self.state.write();
+        state.meta = meta;
+        state.users.extend(users.into_iter().map(|u| (u.name.clone(), u)));
         Ok(json!({ "message": "Cluster activation successful", "username": name }))
     }
 

@@ -254,8 +254,9 @@ fn a_removed_member_is_out() {
 fn members_on_tcp_have_certificates_of_one_ca() {
     let (ca, other) = (Ca::new("our CA"), Ca::new("their CA"));
     let certify = |hsm: &Hsm, ca: &Ca| -> Result<(), HsmError> {
-        let csr = hsm.manager().csr()?["csr"].as_str().unwrap().to_owned();
-        hsm.manager().initialize(ca.sign(&csr), ca.pem()).map(|_| ())
+        let admin = hsm.logged_in("admin", Role::Admin);
+        let csr = admin.csr()?["csr"].as_str().unwrap().to_owned();
+        admin.initialize(ca.sign(&csr), ca.pem()).map(|_| ())
     };
     let one = Hsm::new();
     certify(&one, &ca).unwrap();

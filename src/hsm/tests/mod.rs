@@ -501,9 +501,14 @@ fn tcp_takes_certificates_of_the_customers_ca_only() {
     let hsm = Hsm::new();
     let ca = Ca::new("our CA");
     let other = Ca::new("their CA");
-    let manager = hsm.manager();
+    // Of an HSM in service the trust anchor is the admin's to set.
+    assert!(hsm.manager().csr().is_err());
+    assert!(hsm.logged_in("alice", Role::CryptoUser).csr().is_err());
+    let manager = hsm.logged_in("admin", Role::Admin);
     let csr = manager.csr().unwrap()["csr"].as_str().unwrap().to_owned();
     assert!(manager.initialize(other.sign(&csr), ca.pem()).is_err(), "signed by another CA");
+    assert!(manager.initialize(ca.sign(&csr), ca.pem() + &other.pem()).is_err(), "two CAs");
+    assert!(hsm.manager().initialize(ca.sign(&csr), ca.pem()).is_err());
     manager.initialize(ca.sign(&csr), ca.pem()).unwrap();
     let at = Address::Tcp("127.0.0.1:0".into());
     let server = Server::start(hsm.appliance.clone().unwrap(), &at, Peers::default()).unwrap();

@@ -107,3 +107,19 @@ fn the_tests_of_a_deletion_hold_when_it_is_made() {
     };
     assert!(behind(&hsm, gone, || admin.user_delete("admin", Role::Admin)).is_err());
 }
+
+/// Of two activations at the same time one is made, and its password is the admin's.
+#[test]
+fn an_hsm_is_activated_once() {
+    let tmp = tempfile::tempdir().unwrap();
+    Appliance::create(&tmp.path().join("hsm"), &Protection::KeyFile, Cost::TESTS).unwrap();
+    let mut hsm = Hsm { tmp, appliance: None, server: None };
+    hsm.start();
+    let (first, second) = (hsm.manager(), hsm.manager());
+    let early = |appliance: &Appliance| appliance.state.write().meta.life = appliance::Life::Active;
+    assert!(behind(&hsm, early, || first.activate("another password")).is_err());
+    assert!(!hsm.appliance.as_ref().unwrap().state.read().users.contains_key("admin"));
+    hsm.appliance.as_ref().unwrap().state.write().meta.life = appliance::Life::Uninitialized;
+    second.activate(ADMIN).unwrap();
+    hsm.logged_in("admin", Role::Admin);
+}

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Ck;
-use super::appliance::{App, Appliance, Life, Login};
+use super::appliance::{App, Appliance, Life};
 use super::cluster::user_key;
 use super::record;
 use super::session::check_new_password;
@@ -150,8 +150,7 @@ impl Appliance {
             }
             Command::Login { username, role, password } => self.admin_login(app, &username, role, &password),
             Command::Logout => {
-                *app.login.write() = None;
-                *app.kept_until.lock() = None;
+                self.end_login(app);
                 Ok(json!({ "message": "Logout successful" }))
             }
             Command::UserList => self.user_list(app),
@@ -273,10 +272,10 @@ impl Appliance {
         let name = username.to_lowercase();
         self.in_service()?;
         let result = self
-            .check_password(&name, password.0.as_bytes())
-            .and_then(|found| if found == role { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) });
-        self.recorded(app, 0, "CN_LOGIN", self.known(&name), result)?;
-        *app.login.write() = Some(Login { name: name.clone(), role });
+            .checked(&name, password.0.as_bytes())
+            .and_then(|found| if found.role == role { Ok(found) } else { Err(CKR_USER_TYPE_INVALID) });
+        let checked = self.recorded(app, 0, "CN_LOGIN", self.known(&name), result)?;
+        self.enter(app, &name, &checked)?;
         *app.kept_until.lock() = Some(std::time::Instant::now() + KEEP_LOGIN);
         Ok(json!({ "username": name, "role": role.name() }))
     }
@@ -370,13 +369,15 @@ impl Appliance {
         let fresh = User::new(&name, role, Some(new), self.config.login_cost);
         let found = self.change_user(&name, |user, _| match user {
             Some(mut user) if user.role == role => {
-                user.verifier = fresh.verifier;
-                user.forgive();
-                user.version += 1;
+                user.reset(fresh);
                 Ok((Some(user), true))
             }
             other => Ok((other, false)),
         })?;
+        // An admin who gives himself another one stays.
+        if found && !own {
+            self.expel(&name);
+        }
         if found { Ok(done) } else { refuse(format!("there is no {} named {name}", role.name())) }
     }
 

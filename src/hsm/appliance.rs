@@ -226,6 +226,20 @@ pub(super) struct Login {
     pub(super) role: Role,
 }
 
+/// A user whose password was right: which of those who had the name, and which of his passwords.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Checked {
+    pub(super) role: Role,
+    born: Stamp,
+    version: u64,
+}
+
+impl Checked {
+    pub(super) fn of(user: &User) -> Self {
+        Self { role: user.role, born: user.born.clone(), version: user.version }
+    }
+}
+
 /// One application: all connections of one process share its login, as PKCS#11 6.7.4 has it.
 pub(super) struct App {
     pub(super) id: u64,
@@ -516,13 +530,46 @@ impl Appliance {
         }
     }
 
-    /// Logs a user out everywhere: it was removed, or its role ended.
+    /// Logs a user in whose password was just found right. What happened to him meanwhile holds: he may have been deleted,
+    /// or have another password.
+    pub(super) fn enter(&self, app: &App, name: &str, checked: &Checked) -> Ck<()> {
+        *app.login.write() = Some(Login { name: name.to_owned(), role: checked.role });
+        // Whoever changes the user looks at the logins afterwards: one of the two sees the other.
+        let same = self.state.read().users.get(name).is_some_and(|now| Checked::of(now) == *checked);
+        let stays = self.in_service().and(if same { Ok(()) } else { Err(CKR_PIN_INCORRECT) });
+        if stays.is_err() {
+            self.end_login(app);
+        }
+        stays
+    }
+
+    /// Logs a user out everywhere: it was removed, or an admin gave it another password.
     pub(super) fn expel(&self, name: &str) {
-        for app in self.apps.lock().values() {
-            let mut login = app.login.write();
-            if login.as_ref().is_some_and(|l| l.name == name) {
-                *login = None;
+        self.end_logins(|login| login.name == name);
+    }
+
+    /// Ends the logins that `whose` says.
+    pub(super) fn end_logins(&self, whose: impl Fn(&Login) -> bool) {
+        let apps: Vec<_> = self.apps.lock().values().cloned().collect();
+        for app in apps {
+            if app.login.read().as_ref().is_some_and(&whose) {
+                self.end_login(&app);
             }
+        }
+    }
+
+    /// Ends a login with what it alone could have: operations, private session objects, a login for one use of a key.
+    pub(super) fn end_login(&self, app: &App) {
+        *app.login.write() = None;
+        *app.kept_until.lock() = None;
+        // Private session objects end with the login (PKCS#11 5.6: C_Logout).
+        let gone = |o: &Object| o.session.is_some_and(|(a, _)| a == app.id) && o.attrs.flag(CKA_PRIVATE);
+        if self.state.read().objects.values().any(|o| gone(o)) {
+            self.state.write().objects.retain(|_, o| !gone(o));
+        }
+        for session in app.sessions.lock().values() {
+            *session.running.lock() = [const { None }; Op::ALL.len()];
+            session.context.store(false, Ordering::Relaxed);
         }
     }
 

@@ -7,7 +7,7 @@ use cryptoki_sys::*;
 use parking_lot::Mutex;
 
 use super::Ck;
-use super::appliance::{App, Appliance, Life, Login, MAX_SESSIONS, Session};
+use super::appliance::{App, Appliance, Checked, Life, MAX_SESSIONS, Session};
 use super::users::{
     MAX_NAME, MAX_PASSWORD, MAX_USERS, MIN_PASSWORD, Permission, Role, User, split_pin, valid_name,
 };
@@ -83,6 +83,11 @@ impl Appliance {
 
     /// Checks a password; counts wrong ones durably before they are answered.
     pub(super) fn check_password(&self, name: &str, password: &[u8]) -> Ck<Role> {
+        self.checked(name, password).map(|checked| checked.role)
+    }
+
+    /// As [`Appliance::check_password`]; tells whose and which password it was.
+    pub(super) fn checked(&self, name: &str, password: &[u8]) -> Ck<Checked> {
         let (result, counted) = {
             let _one = self.guessing(name).lock();
             self.guess(name, password)?
@@ -97,7 +102,7 @@ impl Appliance {
     }
 
     /// One guess, and whether the count of wrong ones changed. Called with the lock of `guessing` held.
-    fn guess(&self, name: &str, password: &[u8]) -> Ck<(Ck<Role>, bool)> {
+    fn guess(&self, name: &str, password: &[u8]) -> Ck<(Ck<Checked>, bool)> {
         // A guess that could not be counted is the last one until it is.
         let undone = self.uncounted.lock().get(name).copied().unwrap_or(0);
         if undone > 0 {
@@ -119,14 +124,14 @@ impl Appliance {
             return Ok((Err(CKR_PIN_INCORRECT), true));
         }
         if user.failures() == 0 {
-            return Ok((Ok(user.role), undone > 0));
+            return Ok((Ok(Checked::of(&user)), undone > 0));
         }
         self.change_user(name, |user, _| {
             let mut user = user.ok_or(CKR_PIN_INCORRECT)?;
             user.forgive();
             Ok((Some(user), ()))
         })?;
-        Ok((Ok(user.role), true))
+        Ok((Ok(Checked::of(&user)), true))
     }
 
     /// Counts wrong guesses durably; until that is done they stay in `uncounted`.
@@ -170,13 +175,12 @@ impl Appliance {
         if wanted == Role::Admin && app.sessions.lock().values().any(|s| !s.rw) {
             return Err(CKR_SESSION_READ_ONLY_EXISTS);
         }
-        let result = self.check_password(&name, password).and_then(|role| {
+        let result = self.checked(&name, password).and_then(|checked| {
             // A user of another kind has the right password: saying so tells nothing to who does not have it.
-            if role == wanted { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) }
+            if checked.role == wanted { Ok(checked) } else { Err(CKR_USER_TYPE_INVALID) }
         });
-        self.recorded(app, s, "CN_LOGIN", self.known(&name), result)?;
-        *app.login.write() = Some(Login { name, role: wanted });
-        Ok(())
+        let checked = self.recorded(app, s, "CN_LOGIN", self.known(&name), result)?;
+        self.enter(app, &name, &checked)
     }
 
     pub(super) fn logout(&self, app: &App, s: u64) -> Ck<()> {
@@ -185,15 +189,7 @@ impl Appliance {
             return Err(CKR_USER_NOT_LOGGED_IN);
         }
         self.log(app, s, "CN_LOGOUT", "", &Ok(()));
-        *app.login.write() = None;
-        // Private session objects end with the login (PKCS#11 5.6: C_Logout).
-        let gone = |o: &super::object::Object| {
-            o.session.is_some_and(|(a, _)| a == app.id) && o.attrs.flag(CKA_PRIVATE)
-        };
-        self.state.write().objects.retain(|_, o| !gone(o));
-        for session in app.sessions.lock().values() {
-            *session.running.lock() = [const { None }; 5];
-        }
+        self.end_login(app);
         Ok(())
     }
 
@@ -308,14 +304,13 @@ impl Appliance {
         self.change_user(name, |user, count| match user {
             Some(user) if user.role != Role::CryptoUser => Err(CKR_PIN_INVALID),
             Some(mut user) => {
-                user.verifier = fresh.verifier;
-                user.forgive();
-                user.version += 1;
+                user.reset(fresh);
                 Ok((Some(user), ()))
             }
             None if make && count < MAX_USERS => Ok((Some(fresh), ())),
             None => Err(CKR_DEVICE_MEMORY),
         })?;
+        self.expel(name);
         self.spread(&[super::cluster::user_key(name)]);
         Ok(())
     }
@@ -339,10 +334,11 @@ impl Appliance {
 
     pub(super) fn change_own(&self, name: &str, old: &[u8], new: &[u8]) -> Ck<()> {
         check_new_password(name, new)?;
-        self.check_password(name, old)?;
+        let checked = self.checked(name, old)?;
         let fresh = User::new(name, Role::CryptoUser, Some(new), self.config.login_cost);
         self.change_user(name, |user, _| {
-            let mut user = user.ok_or(CKR_PIN_INCORRECT)?;
+            // An admin may have given him another password since, or another user the name.
+            let mut user = user.filter(|now| Checked::of(now) == checked).ok_or(CKR_PIN_INCORRECT)?;
             user.verifier = fresh.verifier;
             user.version += 1;
             Ok((Some(user), ()))

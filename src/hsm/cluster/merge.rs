@@ -172,7 +172,12 @@ impl Appliance {
                 match outcome {
                     Outcome::User(user) => {
                         state.gone.remove(&user_key(&user.name));
-                        state.users.insert(user.name.clone(), user);
+                        let (name, born, resets) = (user.name.clone(), user.born.clone(), user.resets);
+                        let old = state.users.insert(name.clone(), user);
+                        // Another user under that name, or a password that an admin gave.
+                        if old.is_some_and(|old| old.born != born || old.resets < resets) {
+                            expelled.push(name);
+                        }
                     }
                     Outcome::Object(object) => {
                         let fresh = state.objects.insert(object.handle, Arc::new(object));
@@ -184,6 +189,9 @@ impl Appliance {
             }
         }
         expelled.iter().for_each(|name| self.expel(name));
+        if self.in_service().is_err() {
+            self.end_logins(|_| true);
+        }
         self.forget_deletions();
         Ok(())
     }

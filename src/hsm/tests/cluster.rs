@@ -184,6 +184,26 @@ fn a_lockout_is_the_clusters() {
     one.user("alice");
 }
 
+/// A password that an admin gives ends the logins with the old one, on all members; one's own change ends none.
+#[test]
+fn a_reset_password_ends_logins_everywhere() {
+    let (one, two) = pair();
+    let (here, there) = (one.user("alice"), two.user("alice"));
+    let new = "another password";
+    let change = Request::SetPin { s: here.s, old: bytes(PASSWORD.as_bytes()), new: bytes(new.as_bytes()) };
+    here.link.call::<()>(&change).unwrap();
+    one.same_as(&two);
+    assert!(here.generate(&[]).is_ok() && there.generate(&[]).is_ok());
+    let admin = one.logged_in("admin", Role::Admin);
+    admin.user_change_password("alice", Role::CryptoUser, None, PASSWORD).unwrap();
+    for user in [&here, &there] {
+        assert_eq!(user.generate(&[]), Err(CKR_USER_NOT_LOGGED_IN));
+        assert!(user.find().is_empty(), "private session keys end with the login");
+    }
+    admin.user_change_password("admin", Role::Admin, Some(ADMIN), ADMIN).unwrap();
+    admin.user_list().unwrap();
+}
+
 /// Another cluster's HSM, a backup that is too old, one member too many, the same member twice: each is refused, and says
 /// why.
 #[test]
@@ -224,12 +244,19 @@ fn a_removed_member_is_out() {
     one.add(&three).unwrap();
     let mut away = Hsm::restored(&one.backup());
     one.add(&away).unwrap();
+    let logged_in = three.user("alice");
     away.stop();
     let info = two.manager().hsm_info().unwrap();
     assert_eq!(info["hsms"].as_array().unwrap().len(), 4, "{info}");
     one.logged_in("admin", Role::Admin).cluster_remove(&away.address().to_string()).unwrap();
     one.logged_in("admin", Role::Admin).cluster_remove(&three.address().to_string()).unwrap();
     refused(three.manager().login("admin", Role::Admin, ADMIN), "was removed");
+    assert_eq!(
+        logged_in.generate(&[]),
+        Err(CKR_USER_NOT_LOGGED_IN),
+        "who was logged in there is not any more"
+    );
+    drop(logged_in);
     let link = Link::new(three.address(), None).unwrap();
     let s = link.call(&Request::OpenSession { rw: true }).unwrap();
     assert_eq!(User { link, s }.login(CKU_USER, &format!("alice:{PASSWORD}")), Err(CKR_DEVICE_REMOVED));

@@ -123,3 +123,33 @@ fn an_hsm_is_activated_once() {
     second.activate(ADMIN).unwrap();
     hsm.logged_in("admin", Role::Admin);
 }
+
+/// A user who is deleted, or whom an admin gives another password, while his own is being checked is not logged in by it, and
+/// does not set another one over the admin's.
+#[test]
+fn a_login_does_not_outlive_its_user() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let appliance = hsm.appliance.clone().unwrap();
+    let checked = |name: &str| appliance::Checked::of(&appliance.state.read().users[name]);
+    let (was_alice, was_bob) = (checked("alice"), checked("bob"));
+    let admin = hsm.logged_in("admin", Role::Admin);
+    admin.user_change_password("alice", Role::CryptoUser, None, "another password").unwrap();
+    admin.user_delete("bob", Role::CryptoUser).unwrap();
+    admin.user_create("bob", Role::CryptoUser, PASSWORD).unwrap();
+    let app = appliance.hello(&[]).unwrap();
+    for (name, was) in [("alice", was_alice), ("bob", was_bob)] {
+        assert_eq!(appliance.enter(&app, name, &was), Err(CKR_PIN_INCORRECT), "{name}");
+        assert!(app.role().is_none());
+    }
+    appliance.enter(&app, "bob", &checked("bob")).unwrap();
+    appliance.goodbye(&app);
+    // The admin's password comes while one's own is being changed.
+    let pin = |text: &str| bytes(format!("alice:{text}").as_bytes());
+    let change = Request::SetPin { s: alice.s, old: pin("another password"), new: pin("my own password") };
+    let reset = |appliance: &Appliance| {
+        let mut state = appliance.state.write();
+        state.users.get_mut("alice").unwrap().version += 1;
+    };
+    assert_eq!(behind(&hsm, reset, || alice.link.call::<()>(&change)), Err(CKR_PIN_INCORRECT));
+}

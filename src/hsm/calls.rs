@@ -142,18 +142,21 @@ impl Appliance {
         self.config.hsm_iv && op == Op::Encrypt && mech.kind == CKM_AES_GCM
     }
 
+    /// A private key with CKA_ALWAYS_AUTHENTICATE is used once for each context-specific login, to whatever end.
+    pub(super) fn authenticated(session: &Session, key: &Object) -> Ck<()> {
+        if key.attrs.flag(CKA_ALWAYS_AUTHENTICATE) && !session.context.swap(false, Ordering::Relaxed) {
+            return Err(CKR_USER_NOT_LOGGED_IN);
+        }
+        Ok(())
+    }
+
     fn start(&self, app: &App, session: &Session, op: Op, mech: &Mech, key: u64) -> Ck<Running> {
         // With `--hsm-iv` such an operation begins in `check`, which tells the IV.
         if self.makes_iv(op, mech) {
             return Err(CKR_MECHANISM_PARAM_INVALID);
         }
         let object = self.ready(app, op, mech, key)?;
-        if let Some(object) = &object
-            && object.attrs.flag(CKA_ALWAYS_AUTHENTICATE)
-            && !session.context.swap(false, Ordering::Relaxed)
-        {
-            return Err(CKR_USER_NOT_LOGGED_IN);
-        }
+        object.as_ref().map_or(Ok(()), |object| Self::authenticated(session, object))?;
         let key = object.map(|o| o.key()).transpose()?;
         begin(op, mech, key)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cryptoki_sys::*;
 
 use super::Ck;
-use super::appliance::{Appliance, MAX_SESSION_OBJECTS, MAX_TOKEN_OBJECTS, Meta};
+use super::appliance::{App, Appliance, MAX_SESSION_OBJECTS, MAX_TOKEN_OBJECTS, Meta};
 use super::cluster::{Stamp, object_key, user_key};
 use super::object::Object;
 use super::record;
@@ -137,6 +137,15 @@ impl Appliance {
         if new.is_empty() {
             return Ok(());
         }
+        // Who has its deletion already would delete it again: see `recall`.
+        if !old.is_token() && self.state.read().gone.contains_key(&object_key(handle)) {
+            let again = |o: &Object| o.handle == handle && o.is_token();
+            return if new.iter().any(again) {
+                Err(CKR_TOKEN_WRITE_PROTECTED)
+            } else {
+                self.put_objects(new)
+            };
+        }
         self.put_objects(new)
     }
 
@@ -172,6 +181,17 @@ impl Appliance {
         let keys = objects.iter().filter(|o| o.is_token()).map(|o| o.handle.to_be_bytes().to_vec());
         self.commit(&keys.map(|key| (Table::Objects, key, None)).collect::<Vec<_>>())?;
         Err(CKR_OBJECT_HANDLE_INVALID)
+    }
+
+    /// Takes a token object back that was a session object until now: the other members are told that it is gone. It may be
+    /// copied to the token later, and does not go there itself any more.
+    pub(super) fn recall(&self, app: &App, was: Object) -> Ck<()> {
+        let handle = was.handle;
+        self.remove(handle, |_| Ok(()))?;
+        if was.session.is_some_and(|(_, s)| app.session(s).is_ok()) {
+            self.state.write().objects.insert(handle, Arc::new(was));
+        }
+        Ok(())
     }
 
     /// Deletes an object that `may` lets go.

@@ -22,7 +22,7 @@ const MAX_MORE: usize = 32;
 impl Appliance {
     /// The derived key, then the additional ones of an SP 800-108 derivation.
     pub(super) fn derive(&self, app: &App, s: u64, mech: &Mech, base: u64, attrs: Template) -> Ck<Vec<u64>> {
-        app.session(s)?;
+        let session = app.session(s)?;
         Self::need(app, Permission::KeyManagement)?;
         match mechs::find(mech.kind, self.config.legacy) {
             Some(row) if row.flags & CKF_DERIVE != 0 => {}
@@ -36,6 +36,7 @@ impl Appliance {
         if mech.kind == CKM_ECDH1_DERIVE && base.attrs.class() != CKO_PRIVATE_KEY {
             return Err(CKR_KEY_TYPE_INCONSISTENT);
         }
+        Self::authenticated(&session, &base)?;
         let mut given = vec![Attrs::of(attrs)?];
         if let Params::Kdf { more, .. } = &mech.params {
             if more.len() > MAX_MORE {

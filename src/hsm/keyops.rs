@@ -246,7 +246,7 @@ impl Appliance {
         let session = app.session(s)?;
         let changes = Attrs::of(attrs)?;
         let officer = app.role() == Some(Role::Admin);
-        let mut kept = false;
+        let (mut kept, mut was) = (false, None);
         self.change_object(handle, |object| {
             if officer {
                 // The officer cannot look for keys, but is told the handle of the one to trust.
@@ -259,23 +259,36 @@ impl Appliance {
                 }
                 Self::need_owner(app, object)?;
             }
-            if object.is_token() && !session.rw {
-                return Err(CKR_SESSION_READ_ONLY);
-            }
             let attrs = change(&object.attrs, &changes, if officer { By::Officer } else { By::Owner })?;
             let mut new = object.changed(attrs);
+            if (object.is_token() || new.is_token()) && !session.rw {
+                return Err(CKR_SESSION_READ_ONLY);
+            }
             if new.is_token() {
                 new.session = None;
+                if !object.is_token() {
+                    let mut old = object.changed(object.attrs.clone());
+                    old.reserved = Some(app.budget.take(old.attrs.weight())?);
+                    was = Some(old);
+                }
             } else {
                 new.reserved = Some(app.budget.take(new.attrs.weight())?);
             }
             kept = new.is_token();
             Ok(vec![new])
         })?;
-        if kept {
-            self.spread(&[object_key(handle)]);
+        match was {
+            // A new token key is on two members of a cluster, or none.
+            Some(was) if !self.available(&[object_key(handle)]) => {
+                self.recall(app, was)?;
+                Err(CKR_TOKEN_WRITE_PROTECTED)
+            }
+            None if kept => {
+                self.spread(&[object_key(handle)]);
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn find(&self, app: &App, s: u64, template: Template) -> Ck<Vec<u64>> {

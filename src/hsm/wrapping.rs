@@ -136,7 +136,7 @@ impl Appliance {
         wrapped: &[u8],
         attrs: Template,
     ) -> Ck<u64> {
-        app.session(s)?;
+        let session = app.session(s)?;
         Self::need(app, Permission::KeyManagement)?;
         let by = self.key_object(app, by).map_err(|rv| match rv {
             CKR_KEY_HANDLE_INVALID => CKR_UNWRAPPING_KEY_HANDLE_INVALID,
@@ -152,6 +152,7 @@ impl Appliance {
         if !by.attrs.flag(CKA_UNWRAP) {
             return Err(CKR_KEY_FUNCTION_NOT_PERMITTED);
         }
+        Self::authenticated(&session, &by)?;
         let mut given = Attrs::of(attrs)?;
         if let Some(template) = by.attrs.nested(CKA_UNWRAP_TEMPLATE)? {
             for (name, value) in template.0 {

@@ -102,6 +102,12 @@ fn a_member_that_was_away_is_told_what_it_missed() {
     assert!(lacks.contains("user carol") && lacks.contains(&format!("{goes:#x}")), "{health}");
     assert_eq!(health["members"][0]["reachable"], false);
     assert_eq!(alice.generate(&[(CKA_TOKEN, &[1])]).err(), Some(CKR_TOKEN_WRITE_PROTECTED));
+    // Nor does a session key become one, and it stays what it is.
+    let session = alice.generate(&[]).unwrap();
+    assert_eq!(alice.set(session, CKA_TOKEN, &[1]), Err(CKR_TOKEN_WRITE_PROTECTED));
+    alice.once(Op::Encrypt, gcm(&[1; 12]), session, b"x").unwrap();
+    alice.set(session, CKA_LABEL, b"still here").unwrap();
+    alice.link.call::<()>(&Request::Destroy { s: alice.s, object: session }).unwrap();
     assert_eq!(alice.find(), vec![stays], "nothing is left of a key that is on one member only");
     drop(alice);
     one.stop();

@@ -379,6 +379,66 @@ fn attributes_keep_cloudhsms_rules() {
     assert_eq!(alice.generate(&[(CKA_LOCAL, &[1])]).err(), Some(CKR_ATTRIBUTE_READ_ONLY));
 }
 
+/// A session object becomes a token object in a session that may write only.
+#[test]
+fn a_read_only_session_makes_no_token_object() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let key = alice.generate(&[]).unwrap();
+    let s: u64 = alice.link.call(&Request::OpenSession { rw: false }).unwrap();
+    let to_token = |s| Request::SetAttrs { s, object: key, attrs: vec![(CKA_TOKEN, bytes(&[1]))] };
+    assert_eq!(alice.link.call::<()>(&to_token(s)), Err(CKR_SESSION_READ_ONLY));
+    alice.link.call::<()>(&to_token(alice.s)).unwrap();
+    alice.link.call::<()>(&Request::CloseSession { s: alice.s }).unwrap();
+    assert!(hsm.user("alice").find().contains(&key));
+}
+
+/// A key with CKA_ALWAYS_AUTHENTICATE unwraps and derives with a context-specific login of its own each time, which ends with
+/// the login.
+#[test]
+fn every_use_of_such_a_key_is_authenticated() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let p256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+    let pair = |kind, public: Template, usage| -> (u64, u64) {
+        let private = vec![(usage, bytes(&[1])), (CKA_ALWAYS_AUTHENTICATE, bytes(&[1]))];
+        alice.link.call(&Request::GeneratePair { s: alice.s, mech: plain(kind), public, private }).unwrap()
+    };
+    let rsa = vec![(CKA_MODULUS_BITS, number(2048)), (CKA_WRAP, bytes(&[1]))];
+    let (public, private) = pair(CKM_RSA_PKCS_KEY_PAIR_GEN, rsa, CKA_UNWRAP);
+    let (_, ec) = pair(CKM_EC_KEY_PAIR_GEN, vec![(CKA_EC_PARAMS, bytes(p256))], CKA_DERIVE);
+    let key = alice.generate(&[(CKA_EXTRACTABLE, &[1])]).unwrap();
+    let wrapped = alice.wrap(plain(CKM_RSA_PKCS), public, key).unwrap();
+    let unwrap = || alice.unwrap(plain(CKM_RSA_PKCS), private, &wrapped, &[]);
+    let mut peer = vec![4];
+    peer.extend((0..64).map(|_| 0));
+    let params = Params::Ecdh { kdf: CKD_NULL, shared: bytes(b""), public: bytes(&peer) };
+    let derive = || -> Ck<Vec<u64>> {
+        let mech = Mech { kind: CKM_ECDH1_DERIVE, params: params.clone() };
+        alice.link.call(&Request::Derive { s: alice.s, mech, key: ec, attrs: vec![] })
+    };
+    let context = || alice.login(CKU_CONTEXT_SPECIFIC, &format!("alice:{PASSWORD}")).unwrap();
+    assert_eq!(
+        (unwrap().err(), derive().err()),
+        (Some(CKR_USER_NOT_LOGGED_IN), Some(CKR_USER_NOT_LOGGED_IN))
+    );
+    context();
+    unwrap().unwrap();
+    assert_eq!(unwrap().err(), Some(CKR_USER_NOT_LOGGED_IN));
+    context();
+    assert_eq!(derive().err(), Some(CKR_MECHANISM_PARAM_INVALID), "that point is on no curve");
+    assert_eq!(derive().err(), Some(CKR_USER_NOT_LOGGED_IN));
+    context();
+    alice.link.call::<()>(&Request::Logout { s: alice.s }).unwrap();
+    alice.login(CKU_USER, &format!("alice:{PASSWORD}")).unwrap();
+    let appliance = hsm.appliance.as_ref().unwrap();
+    let apps: Vec<_> = appliance.apps.lock().values().cloned().collect();
+    let left = |app: &Arc<appliance::App>| {
+        app.sessions.lock().values().any(|s| s.context.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    assert!(!apps.iter().any(left));
+}
+
 /// Token keys live over a restart, session keys end with their session, and an officer's reset of a password loses
 /// no key.
 #[test]

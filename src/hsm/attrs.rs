@@ -162,6 +162,17 @@ impl Attrs {
         Ok(Self(all))
     }
 
+    /// Takes a template over that a key has for what comes of it; a conflict is refused.
+    pub(super) fn join(&mut self, template: Option<Self>) -> Ck<()> {
+        for (name, value) in template.map(|t| t.0).unwrap_or_default() {
+            if self.0.get(&name).is_some_and(|other| *other != value) {
+                return Err(CKR_TEMPLATE_INCONSISTENT);
+            }
+            self.0.insert(name, value);
+        }
+        Ok(())
+    }
+
     pub(super) fn bytes(&self, name: u64) -> Option<&[u8]> {
         self.0.get(&name).map(|v| v.as_slice())
     }

@@ -7,11 +7,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use cryptoki_sys::*;
 use serde_json::{Value, json};
 
+use super::Ck;
 use super::admin::{Command, Refusal, refuse};
 use super::appliance::{App, Appliance};
 use super::attrs::Attrs;
 use super::cluster::{Version, object_key};
-use super::lc::Md;
+use super::lc::{Hmac, Md};
 use super::object::Object;
 use super::record;
 use super::users::{Permission, Role};
@@ -47,7 +48,7 @@ impl Appliance {
             }
             Command::SyncStatus => {
                 Self::need(app, Permission::SyncStatus)?;
-                Ok(self.digests())
+                self.digests()
             }
             Command::ExtractMasked { handle } => {
                 let result = self.extract_masked(app, handle);
@@ -102,15 +103,20 @@ impl Appliance {
         Ok(json!({ "message": if share { "Key shared successfully" } else { "Key unshared successfully" } }))
     }
 
-    fn digests(&self) -> Value {
+    /// Digests that members of one cluster compare, and from which nobody else learns whether he guessed a key.
+    fn digests(&self) -> Result<Value, Refusal> {
+        let key = self.sync_key()?;
         let objects: Vec<_> = {
             let state = self.state.read();
             state.objects.values().filter(|o| o.is_token()).cloned().collect()
         };
-        let digest = |o: &Object| super::root::hex(&Md::Sha256.digest(&record::encode(o)));
-        let all: std::collections::BTreeMap<String, String> =
-            objects.iter().map(|o| (format!("{:#x}", o.handle), digest(o))).collect();
-        json!({ "keys": all })
+        let digest = |o: &Object| -> Ck<String> {
+            let mac = Hmac::mac(Md::Sha256, key.expose(), &record::encode(o));
+            mac.map(|mac| super::root::hex(&mac)).map_err(|_| CKR_FUNCTION_FAILED)
+        };
+        let all = objects.iter().map(|o| digest(o).map(|digest| (format!("{:#x}", o.handle), digest)));
+        let all: std::collections::BTreeMap<String, String> = all.collect::<Ck<_>>()?;
+        Ok(json!({ "keys": all }))
     }
 
     fn extract_masked(&self, app: &App, handle: u64) -> Result<Value, Refusal> {

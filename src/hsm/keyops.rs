@@ -77,7 +77,7 @@ impl Appliance {
     }
 
     /// New objects. Token objects go to the other members too: one of them at least must have them before they are used.
-    fn put(&self, objects: Vec<Object>) -> Ck<Vec<u64>> {
+    pub(super) fn put(&self, objects: Vec<Object>) -> Ck<Vec<u64>> {
         let handles: Vec<u64> = objects.iter().map(|o| o.handle).collect();
         let kept: Vec<_> = objects.iter().filter(|o| o.is_token()).map(|o| object_key(o.handle)).collect();
         self.insert(objects)?;

@@ -302,6 +302,10 @@ pub(super) fn change(old: &Attrs, changes: &Attrs, by: By) -> Ck<Attrs> {
             CKA_PRIVATE => same || by == By::Copy,
             CKA_MODIFIABLE => same || by == By::Copy || !on,
             CKA_VALUE => same || old.class() == CKO_DATA,
+            // A key that never was to leave does not come to have children.
+            CKA_DERIVE if on && !same && old.class() == CKO_SECRET_KEY && old.flag(CKA_NEVER_EXTRACTABLE) => {
+                false
+            }
             // What the officer trusts comes to do no more than when he looked at it.
             name if USES.contains(&name) => old.has(name) && (same || !on || !trusted),
             _ => false,

@@ -154,14 +154,7 @@ impl Appliance {
         }
         Self::authenticated(&session, &by)?;
         let mut given = Attrs::of(attrs)?;
-        if let Some(template) = by.attrs.nested(CKA_UNWRAP_TEMPLATE)? {
-            for (name, value) in template.0 {
-                match given.0.get(&name) {
-                    Some(other) if *other != value => return Err(CKR_TEMPLATE_INCONSISTENT),
-                    _ => drop(given.0.insert(name, value)),
-                }
-            }
-        }
+        given.join(by.attrs.nested(CKA_UNWRAP_TEMPLATE)?)?;
         if !given.is_secret() || given.has(CKA_VALUE) || given.has(CKA_PRIVATE_EXPONENT) {
             return Err(CKR_TEMPLATE_INCONSISTENT);
         }

@@ -17,6 +17,7 @@ use crate::crypto::{SealKey, Secret, derive, random};
 
 /// Labels keep keys of different purposes apart. Never reuse one, never edit one.
 const UNIT_KEY: &[u8] = b"envelopefs/hsm/v1/unit";
+const SYNC_KEY: &[u8] = b"envelopefs/hsm/v1/sync-status";
 /// Bytes of versions in one message.
 pub(super) const BATCH: usize = 2 << 20;
 /// Records that are asked for in one message.
@@ -81,9 +82,18 @@ pub(super) const NONCE: usize = 32;
 impl Appliance {
     /// The key of the members' conversations.
     pub(super) fn unit_key(&self) -> Ck<SealKey> {
+        self.of_mask(UNIT_KEY).map(SealKey::new)
+    }
+
+    /// The key of the digests that SyncStatus shows.
+    pub(in super::super) fn sync_key(&self) -> Ck<Secret<32>> {
+        self.of_mask(SYNC_KEY)
+    }
+
+    fn of_mask(&self, label: &[u8]) -> Ck<Secret<32>> {
         let bytes = unhex(&self.state.read().meta.mask_key).map(zeroize::Zeroizing::new);
         let mask: Secret<32> = bytes.and_then(|b| Secret::from_slice(&b)).ok_or(CKR_DEVICE_ERROR)?;
-        Ok(SealKey::new(derive::hkdf(mask.expose(), b"", UNIT_KEY)))
+        Ok(derive::hkdf(mask.expose(), b"", label))
     }
 
     /// Begins a conversation: tells who this is, which everybody may know.

@@ -203,3 +203,55 @@ fn a_derivation_has_a_bound() {
     assert_eq!(derive(1, 255 * 16).unwrap().len(), 2);
     assert_eq!(derive(2, 255 * 16), Err(CKR_KEY_SIZE_RANGE));
 }
+
+/// A key is not told piece by piece: from a hidden one no piece, and nothing short, is derived, what is derived for trusted
+/// keys only stays so, and the base's own template holds.
+#[test]
+fn a_derivation_tells_no_piece_of_its_base() {
+    let mut hsm = Hsm::new();
+    hsm.stop();
+    hsm.start_with(Config { legacy: true, ..config() });
+    let alice = hsm.user("alice");
+    let derive = |base: u64, kind: u64, params: Params, more: &[(u64, &[u8])]| -> Ck<Vec<u64>> {
+        let mut attrs: Template = vec![(CKA_KEY_TYPE, number(CKK_GENERIC_SECRET))];
+        attrs.extend(more.iter().map(|(n, v)| (*n, bytes(v))));
+        alice.link.call(&Request::Derive { s: alice.s, mech: Mech { kind, params }, key: base, attrs })
+    };
+    let data = |len: usize| Params::Data { iv: bytes(b""), data: bytes(&vec![1; len]) };
+    let len = |n: u64| n.to_le_bytes();
+    let base = alice
+        .generate(&[(CKA_DERIVE, &[1]), (CKA_EXTRACTABLE, &[1]), (CKA_WRAP_WITH_TRUSTED, &[1])])
+        .unwrap();
+    let cut = Err(CKR_KEY_SIZE_RANGE);
+    assert_eq!(derive(base, CKM_CONCATENATE_BASE_AND_DATA, data(4), &[(CKA_VALUE_LEN, &len(1))]), cut);
+    assert_eq!(derive(base, CKM_CONCATENATE_DATA_AND_BASE, data(31), &[(CKA_VALUE_LEN, &len(32))]), cut);
+    assert_eq!(derive(base, CKM_XOR_BASE_AND_DATA, data(1), &[]), cut);
+    assert_eq!(derive(base, CKM_AES_ECB_ENCRYPT_DATA, data(16), &[(CKA_VALUE_LEN, &len(1))]), cut);
+    let piece =
+        derive(base, CKM_EXTRACT_KEY_FROM_KEY, Params::Number { value: 0 }, &[(CKA_VALUE_LEN, &len(16))]);
+    assert_eq!(piece, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+    let extractable: (u64, &[u8]) = (CKA_EXTRACTABLE, &[1]);
+    let child = derive(base, CKM_CONCATENATE_BASE_AND_DATA, data(4), &[extractable]).unwrap()[0];
+    derive(base, CKM_XOR_BASE_AND_DATA, data(32), &[]).unwrap();
+    let kek = alice.generate(&[(CKA_WRAP, &[1])]).unwrap();
+    assert_eq!(alice.wrap(plain(CKM_AES_KEY_WRAP_KWP), kek, child).err(), Some(CKR_KEY_NOT_WRAPPABLE));
+
+    let open = alice.generate(&[(CKA_DERIVE, &[1]), (CKA_SENSITIVE, &[0]), (CKA_EXTRACTABLE, &[1])]).unwrap();
+    let piece =
+        derive(open, CKM_EXTRACT_KEY_FROM_KEY, Params::Number { value: 0 }, &[(CKA_VALUE_LEN, &len(2))]);
+    let asked = Request::GetAttrs { s: alice.s, object: piece.unwrap()[0], types: vec![CKA_CHECK_VALUE] };
+    let shown: (u64, Vec<Shown>) = alice.link.call(&asked).unwrap();
+    assert_eq!(shown.1[0].1.as_ref().map(|v| v.to_vec()), Some(vec![]), "no check value of two bytes");
+
+    let template = crate::hsm::wire::encode(&vec![(CKA_SIGN, bytes(&[1])), (CKA_EXTRACTABLE, bytes(&[0]))]);
+    let strict =
+        alice.generate(&[(CKA_DERIVE, &[1]), (CKA_EXTRACTABLE, &[1]), (CKA_DERIVE_TEMPLATE, &template)]);
+    let strict = strict.unwrap();
+    assert_eq!(
+        derive(strict, CKM_XOR_BASE_AND_DATA, data(32), &[extractable]),
+        Err(CKR_TEMPLATE_INCONSISTENT)
+    );
+    derive(strict, CKM_XOR_BASE_AND_DATA, data(32), &[]).unwrap();
+    let never = alice.generate(&[]).unwrap();
+    assert_eq!(alice.set(never, CKA_DERIVE, &[1]), Err(CKR_ATTRIBUTE_READ_ONLY));
+}

@@ -115,9 +115,12 @@ pub(super) struct Meta {
     /// Deletions of before then are forgotten.
     #[serde(default)]
     pub(super) horizon: u64,
-    /// Deletions of until then are known here.
+    /// Deletions of until then are known here, whoever made them.
     #[serde(default)]
     pub(super) seen: u64,
+    /// Deletions that another member knew until then are known here.
+    #[serde(default)]
+    pub(super) known: BTreeMap<String, u64>,
 }
 
 impl Meta {
@@ -308,6 +311,7 @@ impl Appliance {
             joined: false,
             horizon: 0,
             seen: 0,
+            known: BTreeMap::new(),
         };
         store.write(&[record::meta(&meta).change()])
     }

@@ -91,7 +91,7 @@ impl Appliance {
                 "{address}: HSM {theirs} was never activated; make it out of a backup (envelopefs hsm restore)"
             ));
         }
-        self.may_meet(clock, horizon, seen).map_err(|why| Refusal(format!("{address}: {why}")))?;
+        self.may_meet(&theirs, clock, horizon, seen).map_err(|why| Refusal(format!("{address}: {why}")))?;
         self.change_policy(|members, serial| {
             if members.is_empty() {
                 members.push(Member { serial: serial.to_owned(), address: own.clone() });
@@ -167,7 +167,7 @@ impl Appliance {
             .iter()
             .map(|peer| {
                 let standing = peer.standing();
-                let missing: Vec<_> = standing.missing.iter().take(SHOWN).map(named).collect();
+                let missing: Vec<_> = standing.missing.keys().take(SHOWN).map(named).collect();
                 json!({
                     "serial-number": peer.member.serial,
                     "address": peer.member.address,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use cryptoki_sys::*;
 
 use super::super::Ck;
-use super::super::appliance::{App, Appliance, Life};
+use super::super::appliance::{App, Appliance, Life, Meta};
 use super::super::root::unhex;
 use super::super::wire::{Bytes, Wire, decode, encode, wire_enum};
 use super::merge::Digest;
@@ -144,10 +144,10 @@ impl Appliance {
                 if stale {
                     return Said::Refused { why: super::rounds::STALE.into() };
                 }
-                if self.claim().seen >= horizon {
+                if self.claim(&talk.serial).seen >= horizon {
                     self.adopt_horizon(horizon);
                 }
-                let Claim { clock, horizon, seen } = self.claim();
+                let Claim { clock, horizon, seen } = self.claim(&talk.serial);
                 let (active, serial) = {
                     let state = self.state.read();
                     (state.meta.life == Life::Active, state.meta.serial.clone())
@@ -196,23 +196,28 @@ impl Appliance {
         !state.meta.joined || state.meta.policy().has(serial)
     }
 
-    /// What this member says of itself.
-    pub(super) fn claim(&self) -> Claim {
-        let state = self.state.read();
-        let clock = self.clock.last();
-        let meta = &state.meta;
-        let alone = meta.members.len() < 2 && meta.seen == 0;
+    /// What this member says of itself to another one.
+    pub(in super::super) fn claim(&self, to: &str) -> Claim {
+        self.state.read().meta.claim(to, self.clock.last())
+    }
+}
+
+impl Meta {
+    /// Until when all deletions that the other one knows are known here.
+    pub(in super::super) fn claim(&self, to: &str, clock: u64) -> Claim {
+        let alone = self.members.len() < 2 && self.seen == 0;
+        let known = self.known.get(to).copied().unwrap_or(0);
         // What was forgotten here was known here.
-        let seen = if alone { clock } else { meta.seen.max(meta.horizon) };
-        Claim { clock, horizon: meta.horizon, seen }
+        let seen = if alone { clock } else { self.seen.max(self.horizon).max(known) };
+        Claim { clock, horizon: self.horizon, seen }
     }
 }
 
 /// Clocks of a member.
-pub(super) struct Claim {
+pub(in super::super) struct Claim {
     pub(super) clock: u64,
     pub(super) horizon: u64,
-    pub(super) seen: u64,
+    pub(in super::super) seen: u64,
 }
 
 /// A list as it came.

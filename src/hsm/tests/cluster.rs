@@ -242,6 +242,27 @@ fn who_does_not_belong_is_refused() {
     assert!(one.here().version(&user_key("alice")).is_some() && one.here().version(&object_key(1)).is_none());
 }
 
+/// A backup claims to know the deletions of the HSM that it is of, and of others as of when that one last saw them.
+#[test]
+fn a_backup_claims_no_deletions_of_a_member_that_was_away() {
+    let (one, mut two) = pair();
+    one.same_as(&two);
+    let (first, second) =
+        (one.here().state.read().meta.serial.clone(), two.here().state.read().meta.serial.clone());
+    two.stop();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let now = one.here().clock.tick();
+    let third = Hsm::restored(&one.backup());
+    let claim = |to: &str| third.here().claim(to).seen;
+    assert!(claim(&first) >= now);
+    assert!((1..now).contains(&claim(&second)), "{} {now}", claim(&second));
+    assert!(claim("somebody") < now);
+    // The deletions of then are remembered by both: it is let in.
+    two.start();
+    one.add(&third).unwrap();
+    third.same_as(&two);
+}
+
 /// A removed member logs nobody in, and its word is not taken any more; the others go on.
 #[test]
 fn a_removed_member_is_out() {

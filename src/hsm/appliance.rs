@@ -181,6 +181,8 @@ pub struct Appliance {
     /// Refusals of those who are not logged in, of this minute.
     pub(super) refusals: Mutex<Refusals>,
     pub(super) audit: Mutex<Audit>,
+    /// Held while the audit log is verified.
+    pub(super) verifying: Mutex<()>,
     pub(super) apps: Mutex<HashMap<u64, Arc<App>>>,
     pub(super) clock: Clock,
     pub(super) peers: Peers,
@@ -349,6 +351,7 @@ impl Appliance {
             uncounted: Mutex::new(BTreeMap::new()),
             refusals: Mutex::new(Refusals::default()),
             audit: Mutex::new(audit),
+            verifying: Mutex::new(()),
             apps: Mutex::new(HashMap::new()),
             clock,
             peers: Peers::default(),

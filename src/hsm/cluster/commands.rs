@@ -179,9 +179,14 @@ impl Appliance {
                 })
             })
             .collect();
+        // Before the state: whoever waits to change it would make all others wait for these.
+        let lines = self.audit.lock().head.lines;
+        let (applications, sessions) = {
+            let apps = self.apps.lock();
+            (apps.len(), apps.values().map(|a| a.sessions.lock().len()).sum::<usize>())
+        };
         let state = self.state.read();
         let locked: Vec<_> = state.users.values().filter(|u| u.is_locked()).map(|u| &u.name).collect();
-        let sessions: usize = self.apps.lock().values().map(|a| a.sessions.lock().len()).sum();
         json!({
             "state": if state.meta.is_removed() { json!("REMOVED") } else { json!(state.meta.life) },
             "serial-number": state.meta.serial,
@@ -189,9 +194,9 @@ impl Appliance {
             "session-keys": state.objects.len() - state.token_objects,
             "users": state.users.len(),
             "locked-users": locked,
-            "applications": self.apps.lock().len(),
+            "applications": applications,
             "sessions": sessions,
-            "audit-lines": self.audit.lock().head.lines,
+            "audit-lines": lines,
             "starts": state.meta.reboot,
             "members": members,
         })

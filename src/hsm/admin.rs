@@ -136,7 +136,7 @@ impl Appliance {
     fn command(&self, app: &Arc<App>, command: Command) -> Result<Value, Refusal> {
         match command {
             Command::HsmInfo => Ok(self.info()),
-            Command::Health => Ok(self.health()),
+            Command::Health => Ok(self.health(app.role().is_some())),
             Command::Csr => {
                 self.may_certify(app)?;
                 self.csr()

@@ -143,6 +143,15 @@ impl Appliance {
         {
             return Err(CKR_ACTION_PROHIBITED.into());
         }
+        {
+            let state = self.state.read();
+            // Nobody remembers whether it was deleted.
+            if !state.objects.contains_key(&handle) && object.stamp.time <= state.meta.horizon {
+                return refuse(
+                    "the key is older than the deletions that the cluster remembers; it does not come back",
+                );
+            }
+        }
         self.absorb(vec![Version {
             key: object_key(handle),
             stamp: object.stamp.clone(),

@@ -110,7 +110,7 @@ impl Appliance {
         }
         let user = self.state.read().users.get(name).cloned();
         let Some(user) = user else {
-            // As long as a real check takes: names are not told by the clock.
+            // As long as the check of a right password takes. A wrong one of a user takes longer, as it is stored.
             let _ = self.config.login_cost.stretch(password, &[0; 16]);
             return Ok((Err(CKR_PIN_INCORRECT), false));
         };

@@ -160,7 +160,8 @@ impl Appliance {
         json!({ "cluster": cluster, "label": label, "hsms": all })
     }
 
-    pub(in super::super) fn health(&self) -> Value {
+    /// How the HSM is; names of users only for who is one.
+    pub(in super::super) fn health(&self, names: bool) -> Value {
         let members: Vec<_> = self
             .peers
             .all()
@@ -187,18 +188,22 @@ impl Appliance {
         };
         let state = self.state.read();
         let locked: Vec<_> = state.users.values().filter(|u| u.is_locked()).map(|u| &u.name).collect();
-        json!({
+        let mut health = json!({
             "state": if state.meta.is_removed() { json!("REMOVED") } else { json!(state.meta.life) },
             "serial-number": state.meta.serial,
             "token-keys": state.token_objects,
             "session-keys": state.objects.len() - state.token_objects,
             "users": state.users.len(),
-            "locked-users": locked,
+            "locked": locked.len(),
             "applications": applications,
             "sessions": sessions,
             "audit-lines": lines,
             "starts": state.meta.reboot,
             "members": members,
-        })
+        });
+        if names && let Some(map) = health.as_object_mut() {
+            map.insert("locked-users".into(), json!(locked));
+        }
+        health
     }
 }

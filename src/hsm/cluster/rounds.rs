@@ -484,7 +484,7 @@ impl Appliance {
     }
 
     /// Takes over how far back deletions are remembered.
-    pub(super) fn adopt_horizon(&self, horizon: u64) {
+    pub(in super::super) fn adopt_horizon(&self, horizon: u64) {
         if horizon <= self.state.read().meta.horizon {
             return;
         }

@@ -128,3 +128,15 @@ fn an_hsm_is_emptied_at_once_or_not() {
     let users = hsm.logged_in("admin", Role::Admin).user_list().unwrap();
     assert!(!users.to_string().contains("alice"), "{users}");
 }
+
+/// Who is not logged in learns how many users are locked, not who they are.
+#[test]
+fn the_names_of_users_are_for_users() {
+    let hsm = Hsm::new();
+    for _ in 0..5 {
+        assert_eq!(guess(&hsm, "alice:not the password"), Err(CKR_PIN_INCORRECT));
+    }
+    let health = hsm.manager().health().unwrap();
+    assert!(health["locked"] == 1 && !health.to_string().contains("alice"), "{health}");
+    assert_eq!(hsm.logged_in("admin", Role::Admin).health().unwrap()["locked-users"][0], "alice");
+}

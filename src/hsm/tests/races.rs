@@ -153,3 +153,22 @@ fn a_login_does_not_outlive_its_user() {
     };
     assert_eq!(behind(&hsm, reset, || alice.link.call::<()>(&change)), Err(CKR_PIN_INCORRECT));
 }
+
+/// A masked key that was taken out before its deletion does not come back, also once the deletion is forgotten.
+#[test]
+fn a_masked_key_does_not_outlive_its_deletion() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let owner = hsm.logged_in("alice", Role::CryptoUser);
+    let key = alice.generate(&[(CKA_TOKEN, &[1])]).unwrap();
+    let masked = owner.extract_masked(key).unwrap()["masked"].as_str().unwrap().to_owned();
+    owner.insert_masked(&masked).unwrap();
+    alice.link.call::<()>(&Request::Destroy { s: alice.s, object: key }).unwrap();
+    assert!(owner.insert_masked(&masked).is_err());
+    let appliance = hsm.appliance.as_ref().unwrap();
+    let now = appliance.clock.tick();
+    appliance.adopt_horizon(now);
+    assert!(!appliance.state.read().gone.contains_key(&object_key(key)));
+    assert!(owner.insert_masked(&masked).is_err());
+    assert!(alice.find().is_empty());
+}

@@ -15,7 +15,9 @@ use zeroize::Zeroizing;
 use super::error::CliError;
 use super::guardian::program;
 use crate::crypto::random;
-use crate::hsm::{Address, Appliance, Cost, Manager, NewKey, Protection, Role};
+use crate::hsm::{
+    Address, Appliance, Config, Cost, HsmError, Life, Manager, NewKey, Protection, Role, needs_passphrase,
+};
 use crate::keys::token;
 
 /// The crypto user of the vaults, and the label of their key.
@@ -102,11 +104,36 @@ pub(super) fn prepare(dir: &Path) -> Result<String, CliError> {
     let module = module()?;
     let pin = dir.join(PIN_FILE);
     if !pin.exists() {
+        if let Some(aside) = put_aside(dir)? {
+            println!("an HSM that was not made to its end was put aside: {}", aside.display());
+        }
         create(dir)?;
         println!("HSM made: {} (its keys, and what opens them, lie in it: back it up)", dir.display());
     }
     let pin = pin.canonicalize().map_err(CliError::io(&pin))?;
     Ok(token::uri_of(NAME, &module, &pin))
+}
+
+/// Puts an HSM aside whose making was cut short. One that somebody works with, or is making, is refused; one that is not of
+/// our making stays where it is.
+fn put_aside(dir: &Path) -> Result<Option<PathBuf>, CliError> {
+    if dir.join(PIN_FILE).exists() || !needs_passphrase(dir).is_ok_and(|needs| !needs) {
+        return Ok(None);
+    }
+    let begun = dir.join(ADMIN_FILE).exists();
+    let ours = match Appliance::open(dir, None, Config::default()) {
+        Err(e @ HsmError::Busy(_)) => return Err(CliError::Hsm(Box::new(e))),
+        Ok(appliance) => begun || appliance.life() != Life::Active,
+        Err(_) => begun || !dir.join("hsm.redb").exists(),
+    };
+    if !ours {
+        return Ok(None);
+    }
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let digits: String = password().chars().take(8).collect();
+    let aside = dir.with_file_name(format!("{name}.incomplete-{digits}"));
+    std::fs::rename(dir, &aside).map_err(CliError::io(dir))?;
+    Ok(Some(aside))
 }
 
 fn create(dir: &Path) -> Result<(), CliError> {
@@ -166,4 +193,35 @@ fn module() -> Result<PathBuf, CliError> {
             token::MODULE_ENV
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a crash left of an HSM that was being made is put aside, so that another one can be made. A complete one, one that
+    /// is open and somebody else's files stay where they are.
+    #[test]
+    fn an_incomplete_hsm_is_put_aside() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("hsm");
+        assert!(put_aside(&dir).unwrap().is_none());
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("mine"), b"x").unwrap();
+        assert!(put_aside(&dir).unwrap().is_none());
+        std::fs::remove_dir_all(&dir).unwrap();
+        Appliance::create(&dir, &Protection::KeyFile, Cost::TESTS).unwrap();
+        let open = Appliance::open(&dir, None, Config::default()).unwrap();
+        assert!(put_aside(&dir).is_err());
+        let weak = std::sync::Arc::downgrade(&open);
+        drop(open);
+        while weak.strong_count() > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let aside = put_aside(&dir).unwrap().unwrap();
+        assert!(aside.join("root.json").exists() && !dir.exists());
+        Appliance::create(&dir, &Protection::KeyFile, Cost::TESTS).unwrap();
+        std::fs::write(dir.join(PIN_FILE), b"x").unwrap();
+        assert!(put_aside(&dir).unwrap().is_none());
+    }
 }

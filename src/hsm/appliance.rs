@@ -580,6 +580,11 @@ impl Appliance {
         }
     }
 
+    /// How far it has come.
+    pub fn life(&self) -> Life {
+        self.state.read().meta.life
+    }
+
     /// The appliance's directory.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -93,19 +93,16 @@ fn a_load_through_the_module_survives_the_loss_of_each_member() {
     let slot = module.get_slots_with_token().expect("slots")[0];
     let session = module.open_rw_session(slot).expect("a session");
     session.login(UserType::User, Some(&AuthPin::new(format!("user:{PASSWORD}").into()))).expect("a login");
-    let uses = [
-        Attribute::ValueLen(32.into()),
-        Attribute::Encrypt(true),
-        Attribute::Decrypt(true),
-        Attribute::Wrap(true),
-        Attribute::Unwrap(true),
-    ];
+    let uses = [Attribute::ValueLen(32.into()), Attribute::Encrypt(true), Attribute::Decrypt(true)];
     let token = [&uses[..], &[Attribute::Token(true)]].concat();
     let key = session.generate_key(&Mechanism::AesKeyGen, &token).expect("a key");
+    // A key that decrypts wraps no sensitive one.
+    let wraps = [Attribute::Wrap(true), Attribute::Unwrap(true), Attribute::Token(true)];
+    let kek = session.generate_key(&Mechanism::AesKeyGen, &[&uses[..1], &wraps].concat()).expect("a key");
     let of_session =
-        session.generate_key(&Mechanism::AesKeyGen, &[&uses[..3], &[Attribute::Extractable(true)]].concat());
+        session.generate_key(&Mechanism::AesKeyGen, &[&uses[..], &[Attribute::Extractable(true)]].concat());
     let of_session = of_session.expect("a session key");
-    let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, key, of_session).expect("it is wrapped");
+    let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, kek, of_session).expect("it is wrapped");
 
     let load = Load::default();
     let threads: Vec<_> = (0..3)
@@ -116,7 +113,7 @@ fn a_load_through_the_module_survives_the_loss_of_each_member() {
                 let mut iv = n as u64;
                 while !load.stop.load(Ordering::SeqCst) {
                     iv += 3;
-                    if let Err(e) = crypt(&session, key, iv).and_then(|()| unwrap(&session, key, &wrapped)) {
+                    if let Err(e) = crypt(&session, key, iv).and_then(|()| unwrap(&session, kek, &wrapped)) {
                         load.failed.lock().expect("no thread panics with it").push(e.to_string());
                         return;
                     }

@@ -193,6 +193,35 @@ fn a_cluster_that_goes_comes_back() {
     }
 }
 
+/// A password that an admin of the HSM changed is tried once: the KMS does not lock its own user out, and serves again when it
+/// is told the new one.
+#[test]
+fn a_refused_password_is_not_tried_again() {
+    let mut bench = Bench::new();
+    let (store, key) = bench.key();
+    let blob = bench.call("Encrypt", &json!({ "KeyId": key, "Plaintext": "aGk=" }))["CiphertextBlob"].clone();
+    let admin = bench.hsm.admin();
+    admin.user_change_password("kmsuser", Role::CryptoUser, None, "somebody-elses").unwrap();
+    drop(admin);
+    bench.hsm.stop();
+    bench.hsm.start();
+    for _ in 0..4 {
+        for _ in 0..3 {
+            bench.refused("Decrypt", &json!({ "CiphertextBlob": blob }));
+            bench.call("DescribeKey", &json!({ "KeyId": key }));
+        }
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    let users = bench.hsm.admin().user_list().unwrap();
+    let kmsuser = users["users"].as_array().unwrap().iter().find(|u| u["username"] == "kmsuser").unwrap();
+    assert_eq!(kmsuser["locked"], "false");
+    bench.call("DisconnectCustomKeyStore", &json!({ "CustomKeyStoreId": store }));
+    let right = json!({ "CustomKeyStoreId": store, "KeyStorePassword": "somebody-elses" });
+    bench.call("UpdateCustomKeyStore", &right);
+    assert_eq!(bench.reconnect(&store), ("CONNECTED".into(), None));
+    assert_eq!(bench.call("Decrypt", &json!({ "CiphertextBlob": blob }))["Plaintext"], "aGk=");
+}
+
 /// AWS's connection error codes: a password that is another one, one that is set right again, a user who is locked out.
 #[test]
 fn wrong_passwords_have_their_codes() {

@@ -7,15 +7,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Ck;
-use super::appliance::{App, Appliance, Life, Login};
+use super::appliance::{App, Appliance, Life};
 use super::cluster::user_key;
 use super::record;
 use super::session::check_new_password;
+use super::store::Table;
 use super::users::{MAX_USERS, Permission, Role, User};
 use super::wire::Bytes;
 
 /// How long a command line's login lives without being used.
 const KEEP_LOGIN: std::time::Duration = std::time::Duration::from_secs(600);
+
+const ACTIVE: &str = "the HSM is active already; log in as an admin";
 
 /// A command.
 #[derive(Serialize, Deserialize)]
@@ -133,9 +136,13 @@ impl Appliance {
     fn command(&self, app: &Arc<App>, command: Command) -> Result<Value, Refusal> {
         match command {
             Command::HsmInfo => Ok(self.info()),
-            Command::Health => Ok(self.health()),
-            Command::Csr => self.csr(),
+            Command::Health => Ok(self.health(app.role().is_some())),
+            Command::Csr => {
+                self.may_certify(app)?;
+                self.csr()
+            }
             Command::Initialize { signed, ca } => {
+                self.may_certify(app)?;
                 self.logged(app, "CN_INIT_CLUSTER", "", self.initialize(&signed, &ca))
             }
             Command::Activate { password } => {
@@ -143,8 +150,7 @@ impl Appliance {
             }
             Command::Login { username, role, password } => self.admin_login(app, &username, role, &password),
             Command::Logout => {
-                *app.login.write() = None;
-                *app.kept_until.lock() = None;
+                self.end_login(app);
                 Ok(json!({ "message": "Logout successful" }))
             }
             Command::UserList => self.user_list(app),
@@ -204,29 +210,55 @@ impl Appliance {
         object: &str,
         result: Result<Value, Refusal>,
     ) -> Result<Value, Refusal> {
-        self.log(app, 0, opcode, object, &result.as_ref().map(|_| ()).map_err(|_| CKR_FUNCTION_REJECTED));
-        result
+        let outcome = result.as_ref().map(|_| ()).map_err(|_| CKR_FUNCTION_REJECTED);
+        let recorded = self.recorded(app, 0, opcode, object, outcome);
+        match result {
+            Ok(done) => recorded.map(|()| done).map_err(Refusal::from),
+            refused => refused,
+        }
+    }
+
+    /// The certificate of an HSM in service, and the CA whose clients it admits, are its admin's to choose.
+    fn may_certify(&self, app: &App) -> Ck<()> {
+        match self.state.read().meta.life {
+            Life::Active => Self::need(app, Permission::ManageUsers),
+            Life::Uninitialized | Life::Initialized => Ok(()),
+        }
     }
 
     fn activate(&self, password: &[u8]) -> Result<Value, Refusal> {
         if self.state.read().meta.life == Life::Active {
-            return refuse("the HSM is active already; log in as an admin");
+            return refuse(ACTIVE);
         }
         let name = self.config.default_admin.clone();
         check_new_password(&name, password)?;
-        let admin = User::new(&name, Role::Admin, Some(password), self.config.login_cost);
-        self.change_user(&name, |_, _| Ok((Some(admin), ())))?;
-        let unit = User::new("app_user", Role::ApplianceUser, None, self.config.login_cost);
-        self.change_user("app_user", |old, _| Ok((Some(old.unwrap_or(unit)), ())))?;
-        self.change_meta(|meta| {
-            meta.life = Life::Active;
-            if meta.cluster.is_empty() {
-                meta.cluster = format!("cluster-{}", super::root::hex(&crate::crypto::random::array::<6>()));
-            }
-            if meta.label.is_empty() {
-                meta.label = "hsm1".into();
-            }
-        })?;
+        let mut admin = User::new(&name, Role::Admin, Some(password), self.config.login_cost);
+        let mut unit = User::new("app_user", Role::ApplianceUser, None, self.config.login_cost);
+        let _one = self.writing.lock();
+        let mut meta = self.state.read().meta.clone();
+        // Another activation may have been made while this one's password was stretched.
+        if meta.life == Life::Active {
+            return refuse(ACTIVE);
+        }
+        meta.life = Life::Active;
+        if meta.cluster.is_empty() {
+            meta.cluster = format!("cluster-{}", super::root::hex(&crate::crypto::random::array::<6>()));
+        }
+        if meta.label.is_empty() {
+            meta.label = "hsm1".into();
+        }
+        for user in [&mut admin, &mut unit] {
+            user.stamp = self.stamp();
+            user.born = user.stamp.clone();
+        }
+        let (meta_record, users) = (record::meta(&meta), [admin, unit]);
+        let records: Vec<_> = users.iter().map(|u| (u.name.as_bytes().to_vec(), record::user(u))).collect();
+        let mut changes = vec![meta_record.change()];
+        changes.extend(records.iter().map(|(key, user)| (Table::Users, key.clone(), Some(user.as_slice()))));
+        self.commit(&changes)?;
+        let mut state = self.state.write();
+        state.meta = meta;
+        state.users.extend(users.into_iter().map(|u| (u.name.clone(), u)));
         Ok(json!({ "message": "Cluster activation successful", "username": name }))
     }
 
@@ -240,11 +272,10 @@ impl Appliance {
         let name = username.to_lowercase();
         self.in_service()?;
         let result = self
-            .check_password(&name, password.0.as_bytes())
-            .and_then(|found| if found == role { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) });
-        self.log(app, 0, "CN_LOGIN", self.known(&name), &result);
-        result?;
-        *app.login.write() = Some(Login { name: name.clone(), role });
+            .checked(&name, password.0.as_bytes())
+            .and_then(|found| if found.role == role { Ok(found) } else { Err(CKR_USER_TYPE_INVALID) });
+        let checked = self.recorded(app, 0, "CN_LOGIN", self.known(&name), result)?;
+        self.enter(app, &name, &checked)?;
         *app.kept_until.lock() = Some(std::time::Instant::now() + KEEP_LOGIN);
         Ok(json!({ "username": name, "role": role.name() }))
     }
@@ -291,25 +322,27 @@ impl Appliance {
 
     fn user_delete(&self, username: &str, role: Role) -> Result<Value, Refusal> {
         let name = username.to_lowercase();
-        let admins = self.state.read().users.values().filter(|u| u.role == Role::Admin).count();
-        if role == Role::Admin && admins < 2 {
-            return refuse("the last admin cannot be deleted");
-        }
-        let owned = {
+        let mut refused = None;
+        self.change_user(&name, |old, _| {
             let state = self.state.read();
-            state.objects.values().filter(|o| o.owner == name && o.is_token()).count()
-        };
-        if owned > 0 && role == Role::CryptoUser {
-            return refuse(format!(
-                "{name} owns {owned} keys; they would belong to nobody. Delete or hand over them first"
-            ));
-        }
-        let gone = self.change_user(&name, |old, _| match old {
-            Some(old) if old.role == role && role != Role::ApplianceUser => Ok((None, true)),
-            old => Ok((old, false)),
+            let admins = state.users.values().filter(|u| u.role == Role::Admin).count();
+            let owned = state.objects.values().filter(|o| o.owner == name && o.is_token()).count();
+            refused = match &old {
+                Some(old) if old.role == role && role != Role::ApplianceUser => None,
+                _ => Some(format!("there is no {} named {name}", role.name())),
+            };
+            if role == Role::Admin && admins < 2 {
+                refused = Some("the last admin cannot be deleted".into());
+            }
+            if owned > 0 && role == Role::CryptoUser {
+                refused = Some(format!(
+                    "{name} owns {owned} keys; they would belong to nobody. Delete or hand over them first"
+                ));
+            }
+            Ok((old.filter(|_| refused.is_some()), ()))
         })?;
-        if !gone {
-            return refuse(format!("there is no {} named {name}", role.name()));
+        if let Some(why) = refused {
+            return refuse(why);
         }
         self.expel(&name);
         Ok(json!({ "username": name, "role": role.name() }))
@@ -336,22 +369,29 @@ impl Appliance {
         let fresh = User::new(&name, role, Some(new), self.config.login_cost);
         let found = self.change_user(&name, |user, _| match user {
             Some(mut user) if user.role == role => {
-                user.verifier = fresh.verifier;
-                user.forgive();
-                user.version += 1;
+                user.reset(fresh);
                 Ok((Some(user), true))
             }
             other => Ok((other, false)),
         })?;
+        // An admin who gives himself another one stays.
+        if found && !own {
+            self.expel(&name);
+        }
         if found { Ok(done) } else { refuse(format!("there is no {} named {name}", role.name())) }
     }
 
     fn audit_verify(&self) -> Result<Value, Refusal> {
-        let audit = self.audit.lock();
-        let (lines, fault) = audit.verify(&self.dir).map_err(|e| Refusal(e.to_string()))?;
-        match fault {
-            None => Ok(json!({ "lines": lines, "intact": true })),
-            Some(fault) => refuse(format!("{}: {fault}", super::audit::AUDIT_FILE)),
+        // It reads the whole log: one at a time, and nobody waits for it who writes lines.
+        let Some(_alone) = self.verifying.try_lock() else {
+            return refuse("the log is being verified already; ask again in a while");
+        };
+        let failed = |e: super::error::HsmError| Refusal(e.to_string());
+        let written = self.audit.lock().written().map_err(failed)?;
+        let found = written.verify().map_err(failed)?;
+        if found.faults.is_empty() {
+            return Ok(json!({ "lines": found.lines, "first-line": found.first, "intact": true }));
         }
+        refuse(found.faults.join("; "))
     }
 }

@@ -31,6 +31,8 @@ use crate::crypto::random;
 pub(super) const MAX_TOKEN_OBJECTS: usize = 16_666;
 /// Session objects of all applications together.
 pub(super) const MAX_SESSION_OBJECTS: usize = 65_536;
+/// Locks for checks of passwords; users share them by their names.
+const GUESSING: usize = 64;
 /// Characters of what an audit line is about.
 const MAX_OBJECT: usize = 128;
 /// Sessions of one application (CloudHSM: 1,024).
@@ -113,9 +115,12 @@ pub(super) struct Meta {
     /// Deletions of before then are forgotten.
     #[serde(default)]
     pub(super) horizon: u64,
-    /// Deletions of until then are known here.
+    /// Deletions of until then are known here, whoever made them.
     #[serde(default)]
     pub(super) seen: u64,
+    /// Deletions that another member knew until then are known here.
+    #[serde(default)]
+    pub(super) known: BTreeMap<String, u64>,
 }
 
 impl Meta {
@@ -169,9 +174,15 @@ pub struct Appliance {
     pub(super) state: RwLock<State>,
     /// Held over each durable change, so that the store and the memory change in the same order.
     pub(super) writing: Mutex<()>,
-    /// Held over each check of a password: guesses come one after another, and the fifth wrong one is the last.
-    pub(super) guessing: Mutex<()>,
+    /// Held over each check of a user's password: guesses come one after another, and the fifth wrong one is the last.
+    guessing: [Mutex<()>; GUESSING],
+    /// Wrong guesses that the store did not take yet, by user.
+    pub(super) uncounted: Mutex<BTreeMap<String, u64>>,
+    /// Refusals of those who are not logged in, of this minute.
+    pub(super) refusals: Mutex<Refusals>,
     pub(super) audit: Mutex<Audit>,
+    /// Held while the audit log is verified.
+    pub(super) verifying: Mutex<()>,
     pub(super) apps: Mutex<HashMap<u64, Arc<App>>>,
     pub(super) clock: Clock,
     pub(super) peers: Peers,
@@ -180,11 +191,58 @@ pub struct Appliance {
     next: AtomicU64,
 }
 
+/// Refusals of those who are not logged in: some of each minute have a line of their own, the rest are counted.
+#[derive(Default)]
+pub(super) struct Refusals {
+    since: Option<std::time::Instant>,
+    count: u64,
+}
+
+impl Refusals {
+    /// Of each minute.
+    const SINGLE: u64 = 32;
+    const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
+
+    /// Counts one: whether it has a line, and how many of the minute before had none. `always` it has one, uncounted.
+    fn count(&mut self, always: bool) -> (bool, u64) {
+        let before = self.over();
+        if always {
+            return (true, before);
+        }
+        self.since.get_or_insert_with(std::time::Instant::now);
+        self.count += 1;
+        (self.count <= Self::SINGLE, before)
+    }
+
+    /// How many had no line, where their minute is over.
+    fn over(&mut self) -> u64 {
+        if self.since.is_none_or(|since| since.elapsed() < Self::MINUTE) {
+            return 0;
+        }
+        self.since = None;
+        std::mem::take(&mut self.count).saturating_sub(Self::SINGLE)
+    }
+}
+
 /// Who is logged in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Login {
     pub(super) name: String,
     pub(super) role: Role,
+}
+
+/// A user whose password was right: which of those who had the name, and which of his passwords.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Checked {
+    pub(super) role: Role,
+    born: Stamp,
+    version: u64,
+}
+
+impl Checked {
+    pub(super) fn of(user: &User) -> Self {
+        Self { role: user.role, born: user.born.clone(), version: user.version }
+    }
 }
 
 /// One application: all connections of one process share its login, as PKCS#11 6.7.4 has it.
@@ -255,6 +313,7 @@ impl Appliance {
             joined: false,
             horizon: 0,
             seen: 0,
+            known: BTreeMap::new(),
         };
         store.write(&[record::meta(&meta).change()])
     }
@@ -288,8 +347,11 @@ impl Appliance {
             store,
             state: RwLock::new(State { meta, users, objects, token_objects, gone }),
             writing: Mutex::new(()),
-            guessing: Mutex::new(()),
+            guessing: [const { Mutex::new(()) }; GUESSING],
+            uncounted: Mutex::new(BTreeMap::new()),
+            refusals: Mutex::new(Refusals::default()),
             audit: Mutex::new(audit),
+            verifying: Mutex::new(()),
             apps: Mutex::new(HashMap::new()),
             clock,
             peers: Peers::default(),
@@ -311,6 +373,12 @@ impl Appliance {
         Ok(appliance)
     }
 
+    /// The lock for guesses at a user's password.
+    pub(super) fn guessing(&self, name: &str) -> &Mutex<()> {
+        let sum = name.bytes().fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        &self.guessing[sum % GUESSING]
+    }
+
     /// A number that was not used before.
     pub(super) fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
@@ -318,6 +386,10 @@ impl Appliance {
 
     /// Makes the audit log durable, then the head of its chain.
     pub fn settle(&self) {
+        let refused = self.refusals.lock().over();
+        if let Err(e) = self.log_refusals(refused) {
+            log::error!("audit log: {e}");
+        }
         let Some((file, head)) = self.audit.lock().unsettled() else { return };
         if let Err(e) = file.sync_data() {
             log::error!("audit log: {e}");
@@ -333,7 +405,47 @@ impl Appliance {
 
     /// Logs a management command; what it was refused with, too.
     pub(super) fn log<T>(&self, app: &App, session: u64, opcode: &str, object: &str, result: &Ck<T>) {
+        if let Err(e) = self.try_log(app, session, opcode, object, result) {
+            log::error!("audit log: {e}");
+        }
+    }
+
+    /// Logs a management command and gives its result, which is a failure where its line could not be written.
+    pub(super) fn recorded<T>(
+        &self,
+        app: &App,
+        session: u64,
+        opcode: &str,
+        object: &str,
+        result: Ck<T>,
+    ) -> Ck<T> {
+        let logged = self.try_log(app, session, opcode, object, &result);
+        if let Err(e) = logged {
+            log::error!("audit log: {e}");
+            return result.and(Err(CKR_DEVICE_ERROR));
+        }
+        result
+    }
+
+    fn try_log<T>(
+        &self,
+        app: &App,
+        session: u64,
+        opcode: &str,
+        object: &str,
+        result: &Ck<T>,
+    ) -> std::io::Result<()> {
         let login = app.login.read().clone();
+        // Who is not logged in does not fill the disk. Wrong passwords of a user are bounded by the lockout.
+        if login.is_none() && result.is_err() {
+            let guess = result.as_ref().err() == Some(&CKR_PIN_INCORRECT)
+                && self.state.read().users.contains_key(object);
+            let (single, before) = self.refusals.lock().count(guess);
+            self.log_refusals(before)?;
+            if !single {
+                return Ok(());
+            }
+        }
         let (user, role) = login.map_or((String::new(), ""), |l| (l.name, l.role.name()));
         let entry = Entry {
             opcode: opcode.into(),
@@ -344,9 +456,17 @@ impl Appliance {
             object: object.chars().take(MAX_OBJECT).collect(),
             ..Entry::default()
         };
-        if let Err(e) = self.audit.lock().append(entry) {
-            log::error!("audit log: {e}");
+        self.audit.lock().append(entry)
+    }
+
+    /// One line for the refusals that got none.
+    fn log_refusals(&self, count: u64) -> std::io::Result<()> {
+        if count == 0 {
+            return Ok(());
         }
+        let (opcode, object) = ("CN_REFUSED".into(), format!("{count} more"));
+        let result = format!("{CKR_USER_NOT_LOGGED_IN:#x}");
+        self.audit.lock().append(Entry { opcode, object, result, ..Entry::default() })
     }
 
     /// A name for the audit log: only a user's. A mistyped PIN can have a piece of a password where the name belongs.
@@ -417,14 +537,52 @@ impl Appliance {
         }
     }
 
-    /// Logs a user out everywhere: it was removed, or its role ended.
+    /// Logs a user in whose password was just found right. What happened to him meanwhile holds: he may have been deleted,
+    /// or have another password.
+    pub(super) fn enter(&self, app: &App, name: &str, checked: &Checked) -> Ck<()> {
+        *app.login.write() = Some(Login { name: name.to_owned(), role: checked.role });
+        // Whoever changes the user looks at the logins afterwards: one of the two sees the other.
+        let same = self.state.read().users.get(name).is_some_and(|now| Checked::of(now) == *checked);
+        let stays = self.in_service().and(if same { Ok(()) } else { Err(CKR_PIN_INCORRECT) });
+        if stays.is_err() {
+            self.end_login(app);
+        }
+        stays
+    }
+
+    /// Logs a user out everywhere: it was removed, or an admin gave it another password.
     pub(super) fn expel(&self, name: &str) {
-        for app in self.apps.lock().values() {
-            let mut login = app.login.write();
-            if login.as_ref().is_some_and(|l| l.name == name) {
-                *login = None;
+        self.end_logins(|login| login.name == name);
+    }
+
+    /// Ends the logins that `whose` says.
+    pub(super) fn end_logins(&self, whose: impl Fn(&Login) -> bool) {
+        let apps: Vec<_> = self.apps.lock().values().cloned().collect();
+        for app in apps {
+            if app.login.read().as_ref().is_some_and(&whose) {
+                self.end_login(&app);
             }
         }
+    }
+
+    /// Ends a login with what it alone could have: operations, private session objects, a login for one use of a key.
+    pub(super) fn end_login(&self, app: &App) {
+        *app.login.write() = None;
+        *app.kept_until.lock() = None;
+        // Private session objects end with the login (PKCS#11 5.6: C_Logout).
+        let gone = |o: &Object| o.session.is_some_and(|(a, _)| a == app.id) && o.attrs.flag(CKA_PRIVATE);
+        if self.state.read().objects.values().any(|o| gone(o)) {
+            self.state.write().objects.retain(|_, o| !gone(o));
+        }
+        for session in app.sessions.lock().values() {
+            *session.running.lock() = [const { None }; Op::ALL.len()];
+            session.context.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// How far it has come.
+    pub fn life(&self) -> Life {
+        self.state.read().meta.life
     }
 
     /// The appliance's directory.

@@ -120,6 +120,19 @@ pub(super) const USES: [u64; 9] = [
     CKA_DERIVE,
 ];
 
+/// That a key had a use which was switched off since. Only the appliance sets these, and shows them to nobody.
+const HAD: [(u64, u64); 4] = [
+    (CKA_WRAP, CKA_VENDOR_DEFINED | 0x4546_5301),
+    (CKA_DECRYPT, CKA_VENDOR_DEFINED | 0x4546_5302),
+    (CKA_UNWRAP, CKA_VENDOR_DEFINED | 0x4546_5303),
+    (CKA_ENCRYPT, CKA_VENDOR_DEFINED | 0x4546_5304),
+];
+
+/// Whether an attribute is the appliance's own note.
+pub(super) fn is_note(name: u64) -> bool {
+    HAD.iter().any(|(_, note)| *note == name)
+}
+
 /// Facts that the appliance alone states (PKCS#11 4.1, footnotes 4 and 6).
 pub(super) const STATED: [u64; 4] =
     [CKA_LOCAL, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_KEY_GEN_MECHANISM];
@@ -149,6 +162,17 @@ impl Attrs {
         Ok(Self(all))
     }
 
+    /// Takes a template over that a key has for what comes of it; a conflict is refused.
+    pub(super) fn join(&mut self, template: Option<Self>) -> Ck<()> {
+        for (name, value) in template.map(|t| t.0).unwrap_or_default() {
+            if self.0.get(&name).is_some_and(|other| *other != value) {
+                return Err(CKR_TEMPLATE_INCONSISTENT);
+            }
+            self.0.insert(name, value);
+        }
+        Ok(())
+    }
+
     pub(super) fn bytes(&self, name: u64) -> Option<&[u8]> {
         self.0.get(&name).map(|v| v.as_slice())
     }
@@ -156,6 +180,20 @@ impl Attrs {
     /// A flag; false where it is missing.
     pub(super) fn flag(&self, name: u64) -> bool {
         self.bytes(name) == Some(&[1])
+    }
+
+    /// Whether a key has a use, or had it once.
+    pub(super) fn ever(&self, usage: u64) -> bool {
+        self.flag(usage) || HAD.iter().any(|(name, note)| *name == usage && self.flag(*note))
+    }
+
+    /// Remembers the uses that another version of this key has or had, and this one has not.
+    pub(super) fn remember(&mut self, other: &Self) {
+        for (name, note) in HAD {
+            if other.ever(name) && !self.flag(name) {
+                self.set_flag(note, true);
+            }
+        }
     }
 
     pub(super) fn number(&self, name: u64) -> Option<u64> {
@@ -208,9 +246,23 @@ impl Attrs {
             && (self.flag(CKA_SENSITIVE) || !self.flag(CKA_EXTRACTABLE))
     }
 
+    /// What a search asks for: each attribute once. `None`: it asks for two values of one, which nothing has.
+    pub(super) fn wanted(template: Template) -> Ck<Option<Self>> {
+        if template.len() > MAX_TEMPLATE {
+            return Err(CKR_ARGUMENTS_BAD);
+        }
+        let mut all = BTreeMap::new();
+        for (name, value) in template {
+            if all.insert(name, value.clone()).is_some_and(|before| before != value) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Self(all)))
+    }
+
     /// Whether every attribute of a search template is there with that value.
-    pub(super) fn matches(&self, template: &Template) -> bool {
-        template.iter().all(|(name, value)| !self.hides(*name) && self.0.get(name) == Some(value))
+    pub(super) fn matches(&self, template: &Self) -> bool {
+        template.0.iter().all(|(name, value)| !self.hides(*name) && self.0.get(name) == Some(value))
     }
 
     /// A nested template.

@@ -62,8 +62,11 @@ impl Appliance {
             let _one = self.writing.lock();
             let state = self.state.read();
             let mut meta = state.meta.clone();
-            // Deletions of until now are in it: a member that is made of it misses only later ones.
-            meta.seen = self.clock.last();
+            // What this HSM knows of deletions is in it, and those of others that it may not know are not: a member that
+            // is made of it misses later ones, and says so.
+            let now = self.clock.last();
+            meta.seen = meta.claim("", now).seen.max(1);
+            meta.known.insert(meta.serial.clone(), now);
             let gone = state.gone.iter().map(|(key, stamp)| (hex(key), stamp.clone())).collect();
             let content = Content { meta, users: state.users.values().cloned().collect(), gone };
             let objects: Vec<Bytes> =

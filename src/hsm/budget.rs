@@ -12,6 +12,11 @@ pub(super) const APPLICATION: usize = 64 << 20;
 /// Bytes of all applications together.
 pub(super) const ALL: usize = 1 << 30;
 
+/// Bytes of long messages that come in and of answers that are not taken yet, of one peer.
+pub(super) const WIRE_OF_PEER: usize = if cfg!(test) { 48 << 20 } else { 512 << 20 };
+/// Of all peers together.
+pub(super) const WIRE: usize = if cfg!(test) { 64 << 20 } else { 1 << 30 };
+
 /// A bound, inside another one where there is `above`.
 pub(super) struct Budget {
     used: AtomicUsize,
@@ -56,6 +61,11 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
+    /// How many.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes more.
     pub(super) fn grow(&mut self, bytes: usize) -> Ck<()> {
         self.budget.add(bytes)?;

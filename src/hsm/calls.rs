@@ -31,7 +31,7 @@ impl Appliance {
             Request::Check { s, op, mech, key } => answer(self.check(app, s, op, mech, key), out),
             Request::DigestKey { s, key } => answer(self.digest_key(app, s, key), out),
             Request::Cancel { s, op } => answer(cancel(app, s, op), out),
-            Request::Find { s, attrs } => answer(self.find(app, s, &attrs), out),
+            Request::Find { s, attrs } => answer(self.find(app, s, attrs), out),
             Request::GetAttrs { s, object, types } => answer(self.show(app, s, object, &types), out),
             Request::Random { len } => answer(random_bytes(len), out),
             Request::Admin { json } => answer(self.admin(app, &json), out),
@@ -64,50 +64,51 @@ impl Appliance {
         match request {
             Request::Create { s, attrs } => {
                 let result = self.create_object(app, s, attrs);
-                self.log(app, s, "CN_CREATE_OBJECT", &named(&result), &result);
+                let result = self.recorded(app, s, "CN_CREATE_OBJECT", &named(&result), result);
                 answer(result, out);
             }
             Request::Copy { s, object, attrs } => {
                 let result = self.copy(app, s, object, attrs);
-                self.log(app, s, "CN_COPY_OBJECT", &named(&result), &result);
+                let result = self.recorded(app, s, "CN_COPY_OBJECT", &named(&result), result);
                 answer(result, out);
             }
             Request::Destroy { s, object } => {
-                let result = self.destroy(app, s, object);
+                let mut result = self.destroy(app, s, object);
                 // The end of a session object is no management command: it ends with its session anyway.
                 if result != Ok(false) {
-                    self.log(app, s, "CN_DESTROY_OBJECT", &format!("{object:#x}"), &result);
+                    result = self.recorded(app, s, "CN_DESTROY_OBJECT", &format!("{object:#x}"), result);
                 }
                 answer(result.map(|_| ()), out);
             }
             Request::SetAttrs { s, object, attrs } => {
                 let result = self.change(app, s, object, attrs);
-                self.log(app, s, "CN_MODIFY_OBJECT", &format!("{object:#x}"), &result);
+                let result = self.recorded(app, s, "CN_MODIFY_OBJECT", &format!("{object:#x}"), result);
                 answer(result, out);
             }
             Request::Generate { s, mech, attrs } => {
                 let result = self.generate(app, s, &mech, attrs);
-                self.log(app, s, "CN_GENERATE_KEY", &named(&result), &result);
+                let result = self.recorded(app, s, "CN_GENERATE_KEY", &named(&result), result);
                 answer(result, out);
             }
             Request::GeneratePair { s, mech, public, private } => {
                 let result = self.generate_pair(app, s, &mech, public, private);
-                self.log(app, s, "CN_GENERATE_KEY_PAIR", &named(&result.map(|p| p.1)), &result);
+                let private = named(&result.map(|p| p.1));
+                let result = self.recorded(app, s, "CN_GENERATE_KEY_PAIR", &private, result);
                 answer(result, out);
             }
             Request::Wrap { s, mut mech, by, key } => {
                 let result = self.wrap(app, s, &mut mech, by, key);
-                self.log(app, s, "CN_WRAP_KEY", &format!("{key:#x}"), &result);
+                let result = self.recorded(app, s, "CN_WRAP_KEY", &format!("{key:#x}"), result);
                 answer(result, out);
             }
             Request::Unwrap { s, mech, by, wrapped, attrs } => {
                 let result = self.unwrap(app, s, &mech, by, &wrapped, attrs);
-                self.log(app, s, "CN_UNWRAP_KEY", &named(&result), &result);
+                let result = self.recorded(app, s, "CN_UNWRAP_KEY", &named(&result), result);
                 answer(result, out);
             }
             Request::Derive { s, mech, key, attrs } => {
                 let result = self.derive(app, s, &mech, key, attrs);
-                self.log(app, s, "CN_DERIVE_KEY", &format!("{key:#x}"), &result);
+                let result = self.recorded(app, s, "CN_DERIVE_KEY", &format!("{key:#x}"), result);
                 answer(result, out);
             }
             _ => answer::<()>(Err(CKR_FUNCTION_NOT_SUPPORTED), out),
@@ -141,18 +142,21 @@ impl Appliance {
         self.config.hsm_iv && op == Op::Encrypt && mech.kind == CKM_AES_GCM
     }
 
+    /// A private key with CKA_ALWAYS_AUTHENTICATE is used once for each context-specific login, to whatever end.
+    pub(super) fn authenticated(session: &Session, key: &Object) -> Ck<()> {
+        if key.attrs.flag(CKA_ALWAYS_AUTHENTICATE) && !session.context.swap(false, Ordering::Relaxed) {
+            return Err(CKR_USER_NOT_LOGGED_IN);
+        }
+        Ok(())
+    }
+
     fn start(&self, app: &App, session: &Session, op: Op, mech: &Mech, key: u64) -> Ck<Running> {
         // With `--hsm-iv` such an operation begins in `check`, which tells the IV.
         if self.makes_iv(op, mech) {
             return Err(CKR_MECHANISM_PARAM_INVALID);
         }
         let object = self.ready(app, op, mech, key)?;
-        if let Some(object) = &object
-            && object.attrs.flag(CKA_ALWAYS_AUTHENTICATE)
-            && !session.context.swap(false, Ordering::Relaxed)
-        {
-            return Err(CKR_USER_NOT_LOGGED_IN);
-        }
+        object.as_ref().map_or(Ok(()), |object| Self::authenticated(session, object))?;
         let key = object.map(|o| o.key()).transpose()?;
         begin(op, mech, key)
     }

@@ -19,7 +19,11 @@ impl Appliance {
         }
         if self.state.read().meta.tls_key.is_empty() {
             let pair = KeyPair::generate().map_err(|e| failed(&e))?;
-            self.change_meta(|meta| meta.tls_key = pair.serialize_pem())?;
+            self.change_meta(|meta| {
+                if meta.tls_key.is_empty() {
+                    meta.tls_key = pair.serialize_pem();
+                }
+            })?;
         }
         let (key, serial) = {
             let state = self.state.read();
@@ -59,7 +63,12 @@ impl Appliance {
         }
         let pair = KeyPair::from_pem(&key).map_err(|e| Refusal(e.to_string()))?;
         check(signed, ca, &pair)?;
+        let mut late = false;
         self.change_meta(|meta| {
+            late = !meta.certificate.is_empty() || meta.life != life;
+            if late {
+                return;
+            }
             signed.clone_into(&mut meta.certificate);
             ca.clone_into(&mut meta.ca);
             if meta.cluster.is_empty() {
@@ -69,11 +78,15 @@ impl Appliance {
                 meta.life = Life::Initialized;
             }
         })?;
+        if late {
+            return Err(Refusal("the HSM was initialised or activated meanwhile".into()));
+        }
         Ok(json!({ "message": "Cluster initialized", "cluster": self.state.read().meta.cluster }))
     }
 }
 
 fn check(signed: &str, ca: &str, pair: &KeyPair) -> Result<(), Refusal> {
+    let text_of_ca = ca;
     let pem = |text: &str, what: &str| {
         parse_x509_pem(text.as_bytes())
             .map(|(_, pem)| pem)
@@ -85,6 +98,10 @@ fn check(signed: &str, ca: &str, pair: &KeyPair) -> Result<(), Refusal> {
     };
     parse(&signed.contents, "the signed certificate")?;
     parse(&ca.contents, "the CA certificate")?;
+    // All that stands there would be trusted, not the one that is checked here.
+    if text_of_ca.matches("-----BEGIN ").count() != 1 {
+        return Err(Refusal("the CA certificate: one certificate, and nothing beside it".into()));
+    }
     let (Ok((_, certificate)), Ok((_, authority))) =
         (X509Certificate::from_der(&signed.contents), X509Certificate::from_der(&ca.contents))
     else {

@@ -164,7 +164,7 @@ impl Link {
 
     /// A new connection of this application.
     fn connect(&self) -> Result<Frames, HsmError> {
-        let mut frames = Frames::new(self.dial()?);
+        let mut frames = Frames::new(self.dial()?, None);
         let known = self.token.lock().clone();
         if !known.is_empty() {
             // Without the lock: where the appliance is silent, nobody waits for who waits for it.
@@ -249,15 +249,19 @@ impl Link {
         Ok(stream)
     }
 
-    /// Leaves the sockets of a forked parent alone: closing them here tells the appliance nothing.
+    /// Leaves the sockets of a forked parent alone: closing them here tells the appliance nothing. A lock that a thread of
+    /// the parent held at the fork is held for ever here, and what it guards is left as it is.
     pub(super) fn forget(&self) {
-        for frames in self.idle.lock().drain(..) {
+        let Some(mut idle) = self.idle.try_lock() else { return };
+        for frames in idle.drain(..) {
             match frames.stream {
                 // Closing a descriptor of TLS would send nothing either; it is dropped without its goodbye.
                 Stream::Unix(_) | Stream::Server(_) | Stream::Client(_) => {}
             }
         }
-        *self.token.lock() = Zeroizing::new(Vec::new());
+        if let Some(mut token) = self.token.try_lock() {
+            *token = Zeroizing::new(Vec::new());
+        }
     }
 }
 
@@ -289,5 +293,27 @@ pub(super) fn parse<T: Wire>(mut answer: &[u8]) -> Ck<T> {
         Some(CKR_OK) => decode(answer).ok_or(CKR_DEVICE_ERROR),
         Some(rv) => Err(rv),
         None => Err(CKR_DEVICE_ERROR),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A child that was forked while a thread of its parent connected does not wait for that thread, which it has not.
+    #[test]
+    fn a_lock_of_the_parent_holds_up_no_child() {
+        let link = Link::new(Address::Unix("/nowhere".into()), None).unwrap();
+        let (token, idle) = (link.token.lock(), link.idle.lock());
+        let (done, waits) = std::sync::mpsc::channel();
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                link.forget();
+                done.send(()).unwrap();
+            });
+            let forgotten = waits.recv_timeout(Duration::from_secs(30));
+            drop((token, idle));
+            forgotten.unwrap();
+        });
     }
 }

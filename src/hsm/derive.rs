@@ -16,11 +16,13 @@ use super::wire::{Bytes, Mech, Params, Template};
 
 /// The longest key that a derivation makes, in bytes.
 const MAX_DERIVED: usize = 4096;
+/// The most additional keys of a derivation.
+const MAX_MORE: usize = 32;
 
 impl Appliance {
     /// The derived key, then the additional ones of an SP 800-108 derivation.
     pub(super) fn derive(&self, app: &App, s: u64, mech: &Mech, base: u64, attrs: Template) -> Ck<Vec<u64>> {
-        app.session(s)?;
+        let session = app.session(s)?;
         Self::need(app, Permission::KeyManagement)?;
         match mechs::find(mech.kind, self.config.legacy) {
             Some(row) if row.flags & CKF_DERIVE != 0 => {}
@@ -34,23 +36,35 @@ impl Appliance {
         if mech.kind == CKM_ECDH1_DERIVE && base.attrs.class() != CKO_PRIVATE_KEY {
             return Err(CKR_KEY_TYPE_INCONSISTENT);
         }
+        Self::authenticated(&session, &base)?;
         let mut given = vec![Attrs::of(attrs)?];
         if let Params::Kdf { more, .. } = &mech.params {
+            if more.len() > MAX_MORE {
+                return Err(CKR_MECHANISM_PARAM_INVALID);
+            }
             for template in more {
                 given.push(Attrs::of(template.clone())?);
             }
+        }
+        // What the key's maker said of all that is derived from it.
+        for given in &mut given {
+            given.join(base.attrs.nested(CKA_DERIVE_TEMPLATE)?)?;
         }
         let lens = given.iter().map(|g| wanted_len(g, mech.kind)).collect::<Ck<Vec<_>>>()?;
         let key = base.key()?;
         let other = self.second_key(app, mech)?;
         let pieces = match &mech.params {
             Params::Kdf { prf, data, iv, .. } => kdf(mech.kind, *prf, data, iv, key.secret()?, &lens)?,
-            _ => vec![simple(mech, &key, other.as_deref(), lens.first().copied().flatten())?],
+            _ => {
+                let hidden = |o: &Object| o.attrs.class() == CKO_SECRET_KEY && o.attrs.hides(CKA_VALUE);
+                let hidden = hidden(&base) || other.as_deref().is_some_and(hidden);
+                vec![simple(mech, &key, other.as_deref(), lens.first().copied().flatten(), hidden)?]
+            }
         };
         let parents: Vec<&Object> = [Some(&*base), other.as_deref()].into_iter().flatten().collect();
-        let handles =
-            given.into_iter().zip(pieces).map(|(g, piece)| self.derived(app, s, &g, &parents, &piece));
-        handles.collect()
+        let made = given.iter().zip(pieces).map(|(g, piece)| self.derived(app, s, g, &parents, &piece));
+        // All or none.
+        self.put(made.collect::<Ck<Vec<_>>>()?)
     }
 
     /// The key that a mechanism's parameter names.
@@ -63,7 +77,7 @@ impl Appliance {
         }
     }
 
-    fn derived(&self, app: &App, s: u64, given: &Attrs, parents: &[&Object], value: &[u8]) -> Ck<u64> {
+    fn derived(&self, app: &App, s: u64, given: &Attrs, parents: &[&Object], value: &[u8]) -> Ck<Object> {
         let mut attrs = given.clone();
         attrs.default(CKA_CLASS, &CKO_SECRET_KEY.to_le_bytes());
         attrs.default(CKA_KEY_TYPE, &CKK_GENERIC_SECRET.to_le_bytes());
@@ -85,6 +99,12 @@ impl Appliance {
                 _ => attrs.set_flag(CKA_EXTRACTABLE, false),
             }
         }
+        if inherits && any(CKA_WRAP_WITH_TRUSTED, true) {
+            match given.bytes(CKA_WRAP_WITH_TRUSTED) {
+                Some([0]) => return Err(CKR_TEMPLATE_INCONSISTENT),
+                _ => attrs.set_flag(CKA_WRAP_WITH_TRUSTED, true),
+            }
+        }
         attrs.set(CKA_VALUE, value);
         let all = |name| parents.iter().all(|p| p.attrs.flag(name));
         let origin = Origin::Derived {
@@ -92,7 +112,7 @@ impl Appliance {
             unextractable: all(CKA_NEVER_EXTRACTABLE),
         };
         let attrs = complete(attrs, given, origin)?;
-        self.put_one(self.place(app, s, attrs)?)
+        self.place(app, s, attrs)
     }
 }
 
@@ -120,7 +140,12 @@ fn cut(mut value: Bytes, len: Option<usize>) -> Ck<Bytes> {
     Ok(value)
 }
 
-fn simple(mech: &Mech, key: &Key, other: Option<&Object>, len: Option<usize>) -> Ck<Bytes> {
+/// The shortest key that is derived from a hidden one by these mechanisms: one that is found by trying is none.
+const MIN_OF_HIDDEN: usize = 14;
+
+/// `hidden`: a parent may not be seen. Then no piece of it is made a key, whose check value or MAC would tell it piece by
+/// piece, and no short ciphertext.
+fn simple(mech: &Mech, key: &Key, other: Option<&Object>, len: Option<usize>, hidden: bool) -> Ck<Bytes> {
     let joined = |a: &[u8], b: &[u8]| Zeroizing::new([a, b].concat());
     let whole = match (mech.kind, &mech.params) {
         (CKM_ECDH1_DERIVE, Params::Ecdh { kdf, shared, public }) => {
@@ -137,11 +162,19 @@ fn simple(mech: &Mech, key: &Key, other: Option<&Object>, len: Option<usize>) ->
             let other = other.ok_or(CKR_MECHANISM_PARAM_INVALID)?.key()?;
             joined(key.secret()?, other.secret()?)
         }
+        (CKM_EXTRACT_KEY_FROM_KEY, _) if hidden => return Err(CKR_KEY_FUNCTION_NOT_PERMITTED),
         (CKM_EXTRACT_KEY_FROM_KEY, Params::Number { value }) => extract(key.secret()?, *value, len)?,
         _ => return Err(CKR_MECHANISM_PARAM_INVALID),
     };
     // These two say that their data, a parameter, is too short for the key.
     let by_cipher = matches!(mech.kind, CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA);
+    if hidden {
+        let made = len.unwrap_or(whole.len());
+        let cut = !by_cipher && (made < whole.len() || whole.len() < key.secret()?.len());
+        if cut || made < MIN_OF_HIDDEN {
+            return Err(CKR_KEY_SIZE_RANGE);
+        }
+    }
     cut(whole, len).map_err(|rv| if by_cipher { CKR_MECHANISM_PARAM_INVALID } else { rv })
 }
 
@@ -286,6 +319,11 @@ fn kdf(
     };
     let lens = lens.iter().map(|l| l.ok_or(CKR_TEMPLATE_INCOMPLETE)).collect::<Ck<Vec<_>>>()?;
     let total: usize = lens.iter().sum();
+    // A counter that begins again would repeat keys (SP 800-108, 4: n <= 2^r - 1).
+    let blocks = total.div_ceil(block) as u64;
+    if fields.iter().any(|f| matches!(f, Field::Counter { bytes, .. } if blocks >= 1 << (8 * bytes))) {
+        return Err(CKR_KEY_SIZE_RANGE);
+    }
     let segments: usize = lens.iter().map(|l| l.next_multiple_of(block)).sum();
     let mut chain = Zeroizing::new(iv.to_vec());
     let mut out = Zeroizing::new(Vec::with_capacity(total + block));

@@ -11,15 +11,16 @@ use serde_json::{Value, json};
 use super::Ck;
 use super::admin::Refusal;
 use super::appliance::{App, Appliance};
-use super::attrs::{Attrs, STATED};
+use super::attrs::{Attrs, STATED, is_note};
 use super::cluster::object_key;
 use super::material;
 use super::object::{Object, Origin, complete};
 use super::passworded::Kind;
 use super::users::{MIN_PASSWORD, Permission};
+use super::wire::Template;
 
 /// The file of an exported key. Never edit it.
-const EXPORT: Kind = Kind { magic: b"EFSKEY01", label: b"envelopefs/hsm/v1/export" };
+pub(super) const EXPORT: Kind = Kind { magic: b"EFSKEY01", label: b"envelopefs/hsm/v1/export" };
 
 impl Appliance {
     /// `key export`: the file's bytes in base64.
@@ -60,7 +61,10 @@ impl Appliance {
         let refused = || Refusal("wrong password, or the file was cut or changed".into());
         let bytes = BASE64.decode(file).map_err(|_| refused())?;
         let plain = EXPORT.open(password, &bytes).ok_or_else(refused)?;
-        let mut given = Attrs::decode(&plain).ok_or_else(refused)?;
+        // Whoever knows the password may have made the file himself: it is looked at as any template.
+        let mut template: Template = super::wire::decode(&plain).ok_or_else(refused)?;
+        template.retain(|(name, _)| !is_note(*name));
+        let mut given = Attrs::of(template)?;
         // Facts are stated anew: it was outside. Trust is the officer's to give.
         let facts = [CKA_TRUSTED, CKA_VALUE_LEN, CKA_CHECK_VALUE, CKA_MODULUS_BITS, CKA_PUBLIC_KEY_INFO];
         for name in STATED.iter().chain(&facts) {
@@ -81,23 +85,39 @@ impl Appliance {
 
     /// `key rotate`: a new secret key takes label, uses and shares over; the old one stays, under another label.
     pub(super) fn key_rotate(&self, app: &App, handle: u64) -> Result<Value, Refusal> {
-        let old = self.object(app, handle)?;
-        Self::need_owner(app, &old)?;
-        if old.attrs.class() != CKO_SECRET_KEY || !old.is_token() {
-            return Err(Refusal("only secret token keys are rotated; make a new pair and share it".into()));
-        }
-        if !old.attrs.flag(CKA_MODIFIABLE) {
-            return Err(Refusal("the key's label cannot be changed (modifiable=false)".into()));
-        }
-        let (new, kept) = successor(&old)?;
-        let (fresh, was) = (new.handle, kept.attrs.bytes(CKA_LABEL).unwrap_or_default().to_vec());
+        Self::need_owner(app, &*self.object(app, handle)?)?;
+        let mut refused = None;
+        let (mut fresh, mut labels) = (0, (Vec::new(), Vec::new()));
         // Both at once: there is never no key of that label, nor two.
-        self.insert(vec![new, kept])?;
+        self.change_object(handle, |old| {
+            Self::need_owner(app, old)?;
+            if old.attrs.class() != CKO_SECRET_KEY || !old.is_token() {
+                refused = Some("only secret token keys are rotated; make a new pair and share it");
+            } else if !old.attrs.flag(CKA_MODIFIABLE) {
+                refused = Some("the key's label cannot be changed (modifiable=false)");
+            }
+            if refused.is_some() {
+                return Ok(Vec::new());
+            }
+            let (new, kept) = successor(old)?;
+            let label = |of: &Object| of.attrs.bytes(CKA_LABEL).unwrap_or_default().to_vec();
+            (fresh, labels) = (new.handle, (label(old), label(&kept)));
+            Ok(vec![new, kept])
+        })?;
+        if let Some(why) = refused {
+            return Err(Refusal(why.into()));
+        }
+        let (label, was) = labels;
         let keys = [object_key(fresh), object_key(handle)];
         if !self.available(&keys) {
-            let made = self.state.read().objects.get(&fresh).cloned();
-            made.map_or(Ok(()), |made| self.remove(&made))?;
-            self.insert(vec![old.changed(old.attrs.clone())])?;
+            self.remove(fresh, |_| Ok(()))?;
+            self.change_object(handle, |now| {
+                let mut attrs = now.attrs.clone();
+                if attrs.bytes(CKA_LABEL) == Some(&was) {
+                    attrs.set(CKA_LABEL, &label);
+                }
+                Ok(vec![now.changed(attrs)])
+            })?;
             return Err(CKR_TOKEN_WRITE_PROTECTED.into());
         }
         Ok(json!({
@@ -114,6 +134,7 @@ fn successor(old: &Object) -> Ck<(Object, Object)> {
     for name in STATED.iter().chain(&[CKA_VALUE, CKA_CHECK_VALUE, CKA_TRUSTED, CKA_ID]) {
         given.0.remove(name);
     }
+    given.0.retain(|name, _| !is_note(*name));
     let key_type = given.key_type().ok_or(CKR_KEY_TYPE_INCONSISTENT)?;
     let len = old.attrs.bytes(CKA_VALUE).map_or(0, |v| v.len() as u64);
     let mut attrs = given.clone();

@@ -7,11 +7,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use cryptoki_sys::*;
 use serde_json::{Value, json};
 
+use super::Ck;
 use super::admin::{Command, Refusal, refuse};
 use super::appliance::{App, Appliance};
 use super::attrs::Attrs;
 use super::cluster::{Version, object_key};
-use super::lc::Md;
+use super::lc::{Hmac, Md};
 use super::object::Object;
 use super::record;
 use super::users::{Permission, Role};
@@ -47,7 +48,7 @@ impl Appliance {
             }
             Command::SyncStatus => {
                 Self::need(app, Permission::SyncStatus)?;
-                Ok(self.digests())
+                self.digests()
             }
             Command::ExtractMasked { handle } => {
                 let result = self.extract_masked(app, handle);
@@ -76,35 +77,46 @@ impl Appliance {
     }
 
     fn key_share(&self, app: &App, handle: u64, username: &str, share: bool) -> Result<Value, Refusal> {
-        let object = self.object(app, handle)?;
-        Self::need_owner(app, &object)?;
+        Self::need_owner(app, &*self.object(app, handle)?)?;
         let name = username.to_lowercase();
-        if !self.state.read().users.get(&name).is_some_and(|u| u.role == Role::CryptoUser) {
+        let (mut possible, mut known) = (true, true);
+        self.change_object(handle, |object| {
+            Self::need_owner(app, object)?;
+            possible = object.is_token() && name != object.owner;
+            // Any name is taken out of a share, of a user or not.
+            known = self.state.read().users.get(&name).is_some_and(|u| u.role == Role::CryptoUser)
+                || !share && object.shared.contains(&name);
+            let mut shared = object.shared.clone();
+            let changed = if share { shared.insert(name.clone()) } else { shared.remove(&name) };
+            if !known || !possible || !changed {
+                return Ok(Vec::new());
+            }
+            let (owner, attrs) = (object.owner.clone(), object.attrs.clone());
+            Ok(vec![Object::with(handle, owner, shared, None, object.quorum, attrs)])
+        })?;
+        if !known {
             return refuse(format!("there is no crypto-user named {name}"));
         }
-        if !object.is_token() || name == object.owner {
+        if !possible {
             return refuse("only token keys are shared, and with others than their owner");
-        }
-        let mut shared = object.shared.clone();
-        let changed = if share { shared.insert(name) } else { shared.remove(&name) };
-        if changed {
-            let new =
-                Object::with(handle, object.owner.clone(), shared, None, object.quorum, object.attrs.clone());
-            self.insert(vec![new])?;
         }
         Ok(json!({ "message": if share { "Key shared successfully" } else { "Key unshared successfully" } }))
     }
 
-    fn digests(&self) -> Value {
-        let state = self.state.read();
-        let digest = |o: &Object| super::root::hex(&Md::Sha256.digest(&record::encode(o)));
-        let all: std::collections::BTreeMap<String, String> = state
-            .objects
-            .values()
-            .filter(|o| o.is_token())
-            .map(|o| (format!("{:#x}", o.handle), digest(o)))
-            .collect();
-        json!({ "keys": all })
+    /// Digests that members of one cluster compare, and from which nobody else learns whether he guessed a key.
+    fn digests(&self) -> Result<Value, Refusal> {
+        let key = self.sync_key()?;
+        let objects: Vec<_> = {
+            let state = self.state.read();
+            state.objects.values().filter(|o| o.is_token()).cloned().collect()
+        };
+        let digest = |o: &Object| -> Ck<String> {
+            let mac = Hmac::mac(Md::Sha256, key.expose(), &record::encode(o));
+            mac.map(|mac| super::root::hex(&mac)).map_err(|_| CKR_FUNCTION_FAILED)
+        };
+        let all = objects.iter().map(|o| digest(o).map(|digest| (format!("{:#x}", o.handle), digest)));
+        let all: std::collections::BTreeMap<String, String> = all.collect::<Ck<_>>()?;
+        Ok(json!({ "keys": all }))
     }
 
     fn extract_masked(&self, app: &App, handle: u64) -> Result<Value, Refusal> {
@@ -130,6 +142,15 @@ impl Appliance {
         if app.role() == Some(Role::CryptoUser) && app.crypto_user(Permission::KeyManagement)? != object.owner
         {
             return Err(CKR_ACTION_PROHIBITED.into());
+        }
+        {
+            let state = self.state.read();
+            // Nobody remembers whether it was deleted.
+            if !state.objects.contains_key(&handle) && object.stamp.time <= state.meta.horizon {
+                return refuse(
+                    "the key is older than the deletions that the cluster remembers; it does not come back",
+                );
+            }
         }
         self.absorb(vec![Version {
             key: object_key(handle),

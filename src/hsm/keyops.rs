@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 
 use super::Ck;
 use super::appliance::{App, Appliance, Session};
-use super::attrs::Attrs;
+use super::attrs::{Attrs, is_note};
 use super::cluster::object_key;
 use super::material;
 use super::mechs;
@@ -77,14 +77,17 @@ impl Appliance {
     }
 
     /// New objects. Token objects go to the other members too: one of them at least must have them before they are used.
-    fn put(&self, objects: Vec<Object>) -> Ck<Vec<u64>> {
+    pub(super) fn put(&self, objects: Vec<Object>) -> Ck<Vec<u64>> {
         let handles: Vec<u64> = objects.iter().map(|o| o.handle).collect();
         let kept: Vec<_> = objects.iter().filter(|o| o.is_token()).map(|o| object_key(o.handle)).collect();
         self.insert(objects)?;
         if !kept.is_empty() && !self.available(&kept) {
             for handle in &handles {
-                let object = self.state.read().objects.get(handle).cloned();
-                object.map_or(Ok(()), |o| self.remove(&o))?;
+                match self.remove(*handle, |_| Ok(())) {
+                    // Somebody else deleted it already.
+                    Ok(()) | Err(CKR_OBJECT_HANDLE_INVALID) => {}
+                    Err(rv) => return Err(rv),
+                }
             }
             return Err(CKR_TOKEN_WRITE_PROTECTED);
         }
@@ -201,10 +204,10 @@ impl Appliance {
         if object.is_token() && !session.rw {
             return Err(CKR_SESSION_READ_ONLY);
         }
-        if !object.attrs.flag(CKA_DESTROYABLE) {
-            return Err(CKR_ACTION_PROHIBITED);
-        }
-        self.remove(&object)?;
+        self.remove(handle, |now| {
+            Self::need_owner(app, now)?;
+            if now.attrs.flag(CKA_DESTROYABLE) { Ok(()) } else { Err(CKR_ACTION_PROHIBITED) }
+        })?;
         if object.is_token() {
             self.spread(&[object_key(handle)]);
         }
@@ -226,7 +229,7 @@ impl Appliance {
         let shown = types
             .iter()
             .map(|name| {
-                let value = object.attrs.0.get(name);
+                let value = object.attrs.0.get(name).filter(|_| !is_note(*name));
                 let why = match value {
                     None => CKR_ATTRIBUTE_TYPE_INVALID,
                     Some(_) if object.attrs.hides(*name) => CKR_ATTRIBUTE_SENSITIVE,
@@ -243,39 +246,61 @@ impl Appliance {
         let session = app.session(s)?;
         let changes = Attrs::of(attrs)?;
         let officer = app.role() == Some(Role::Admin);
-        let object = if officer {
-            // The officer cannot look for keys, but is told the handle of the one to trust.
-            let found = self.state.read().objects.get(&handle).cloned();
-            found.filter(|o| o.is_token()).ok_or(CKR_OBJECT_HANDLE_INVALID)?
-        } else {
-            let object = self.object(app, handle)?;
-            Self::need_owner(app, &object)?;
-            object
-        };
-        if object.is_token() && !session.rw {
-            return Err(CKR_SESSION_READ_ONLY);
+        let (mut kept, mut was) = (false, None);
+        self.change_object(handle, |object| {
+            if officer {
+                // The officer cannot look for keys, but is told the handle of the one to trust.
+                if !object.is_token() {
+                    return Err(CKR_OBJECT_HANDLE_INVALID);
+                }
+            } else {
+                if !Self::sees(app, object) {
+                    return Err(CKR_OBJECT_HANDLE_INVALID);
+                }
+                Self::need_owner(app, object)?;
+            }
+            let attrs = change(&object.attrs, &changes, if officer { By::Officer } else { By::Owner })?;
+            let mut new = object.changed(attrs);
+            if (object.is_token() || new.is_token()) && !session.rw {
+                return Err(CKR_SESSION_READ_ONLY);
+            }
+            if new.is_token() {
+                new.session = None;
+                if !object.is_token() {
+                    let mut old = object.changed(object.attrs.clone());
+                    old.reserved = Some(app.budget.take(old.attrs.weight())?);
+                    was = Some(old);
+                }
+            } else {
+                new.reserved = Some(app.budget.take(new.attrs.weight())?);
+            }
+            kept = new.is_token();
+            Ok(vec![new])
+        })?;
+        match was {
+            // A new token key is on two members of a cluster, or none.
+            Some(was) if !self.available(&[object_key(handle)]) => {
+                self.recall(app, was)?;
+                Err(CKR_TOKEN_WRITE_PROTECTED)
+            }
+            None if kept => {
+                self.spread(&[object_key(handle)]);
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        let attrs = change(&object.attrs, &changes, if officer { By::Officer } else { By::Owner })?;
-        let becomes_token = attrs.flag(CKA_TOKEN) && !object.is_token();
-        let mut new = object.changed(attrs);
-        if becomes_token {
-            new.session = None;
-        } else if !new.is_token() {
-            new.reserved = Some(app.budget.take(new.attrs.weight())?);
-        }
-        let kept = new.is_token();
-        self.insert(vec![new])?;
-        if kept {
-            self.spread(&[object_key(handle)]);
-        }
-        Ok(())
     }
 
-    pub(super) fn find(&self, app: &App, s: u64, template: &Template) -> Ck<Vec<u64>> {
+    pub(super) fn find(&self, app: &App, s: u64, template: Template) -> Ck<Vec<u64>> {
         app.session(s)?;
-        let state = self.state.read();
-        let wanted = |o: &&Arc<Object>| Self::sees(app, o) && o.attrs.matches(template);
-        let mut found: Vec<_> = state.objects.values().filter(wanted).map(|o| o.handle).collect();
+        let Some(template) = Attrs::wanted(template)? else { return Ok(Vec::new()) };
+        // Whoever waits to change something waits for this look alone, not for all comparisons.
+        let seen: Vec<Arc<Object>> = {
+            let state = self.state.read();
+            state.objects.values().filter(|o| Self::sees(app, o)).cloned().collect()
+        };
+        let found = seen.iter().filter(|o| o.attrs.matches(&template));
+        let mut found: Vec<_> = found.map(|o| o.handle).collect();
         found.sort_unstable();
         Ok(found)
     }

@@ -74,6 +74,8 @@ pub struct KeyUser {
     seats: Vec<Seat>,
     name: String,
     password: Mutex<Zeroizing<String>>,
+    /// Why the password was refused: it is not tried again, so that the account is not locked.
+    refused: Mutex<Option<CK_RV>>,
     /// The member that answered last.
     first: AtomicUsize,
     handles: Mutex<LruCache<String, u64>>,
@@ -152,6 +154,7 @@ impl KeyStore {
             seats: links.into_iter().map(seat).collect(),
             name: name.to_owned(),
             password: Mutex::new(Zeroizing::new(password.to_owned())),
+            refused: Mutex::new(None),
             first: AtomicUsize::new(0),
             handles: Mutex::new(LruCache::new(HANDLES)),
         };
@@ -306,6 +309,11 @@ impl KeyUser {
         if let Some(s) = *session {
             return Ok(s);
         }
+        // Held over the login: another member is not asked the same meanwhile.
+        let mut refused = self.refused.lock();
+        if let Some(rv) = *refused {
+            return Err(rv);
+        }
         let s: u64 = call(&seat.link, &Request::OpenSession { rw: true })?;
         let pin = pin(&self.name, &self.password.lock());
         let close = |rv| {
@@ -315,7 +323,12 @@ impl KeyUser {
         match call(&seat.link, &Request::Login { s, kind: CKU_USER, pin }) {
             // A session that was lost here is there still.
             Ok(()) | Err(CKR_USER_ALREADY_LOGGED_IN) => {}
-            Err(rv) => return Err(close(rv)),
+            Err(rv) => {
+                if matches!(rv, CKR_PIN_INCORRECT | CKR_USER_TYPE_INVALID | CKR_PIN_LOCKED) {
+                    *refused = Some(rv);
+                }
+                return Err(close(rv));
+            }
         }
         *session = Some(s);
         Ok(s)

@@ -27,6 +27,8 @@ const PUBLIC_RSA_BITS: std::ops::RangeInclusive<u64> = 512..=16_384;
 pub(super) const MAX_GENERIC: u64 = 800;
 /// Longest imported generic secret: a derivation may concatenate some.
 const MAX_IMPORTED: usize = 4096;
+/// Shortest secret that has a check value.
+const MIN_CHECKED: usize = 8;
 
 impl Key {
     pub(super) fn of(attrs: &Attrs) -> Ck<Self> {
@@ -173,7 +175,9 @@ pub(super) fn finish(attrs: &mut Attrs) -> Ck<()> {
                 return Err(CKR_ATTRIBUTE_VALUE_INVALID);
             }
             attrs.set_number(CKA_VALUE_LEN, bytes.len() as u64);
-            attrs.set(CKA_CHECK_VALUE, &check_value(key_type, bytes)?);
+            // Of a short secret three bytes of a digest are no check, but the secret.
+            let check = if bytes.len() < MIN_CHECKED { Vec::new() } else { check_value(key_type, bytes)? };
+            attrs.set(CKA_CHECK_VALUE, &check);
         }
         Key::Rsa(rsa) => {
             let parts = rsa.parts();

@@ -77,6 +77,14 @@ impl Object {
         Self::with(self.handle, self.owner.clone(), self.shared.clone(), self.session, self.quorum, attrs)
     }
 
+    /// The same object without some of its sharees, changed at that time.
+    pub(super) fn unshared(&self, stamp: Stamp, out: impl Fn(&str) -> bool) -> Self {
+        let mut new = self.changed(self.attrs.clone());
+        new.shared.retain(|sharee| !out(sharee));
+        new.stamp = stamp;
+        new
+    }
+
     /// The key, ready to work.
     pub(super) fn key(&self) -> Ck<Arc<Key>> {
         self.ready.get_or_init(|| Key::of(&self.attrs).map(Arc::new)).clone()
@@ -264,9 +272,11 @@ pub(super) enum By {
 /// Applies a template of changes (C_SetAttributeValue, C_CopyObject): all of it or nothing.
 pub(super) fn change(old: &Attrs, changes: &Attrs, by: By) -> Ck<Attrs> {
     let mut new = old.clone();
-    if by != By::Copy && !old.flag(CKA_MODIFIABLE) {
+    // Nobody keeps his trust by making the key unchangeable.
+    if by == By::Owner && !old.flag(CKA_MODIFIABLE) {
         return Err(CKR_ACTION_PROHIBITED);
     }
+    let trusted = old.flag(CKA_TRUSTED) && by == By::Owner;
     for (name, value) in &changes.0 {
         if by == By::Officer && *name != CKA_TRUSTED {
             return Err(CKR_USER_NOT_LOGGED_IN);
@@ -285,20 +295,31 @@ pub(super) fn change(old: &Attrs, changes: &Attrs, by: By) -> Ck<Attrs> {
             | CKA_OBJECT_ID
             | CKA_URL
             | CKA_CERTIFICATE_CATEGORY => true,
-            CKA_TRUSTED => by == By::Officer || same,
+            CKA_TRUSTED => by == By::Officer || by == By::Copy && !on || by == By::Owner && same,
             CKA_SENSITIVE | CKA_WRAP_WITH_TRUSTED => same || on,
             CKA_EXTRACTABLE | CKA_COPYABLE | CKA_DESTROYABLE => same || !on,
             CKA_TOKEN => same || by == By::Copy || on,
             CKA_PRIVATE => same || by == By::Copy,
             CKA_MODIFIABLE => same || by == By::Copy || !on,
             CKA_VALUE => same || old.class() == CKO_DATA,
-            name if USES.contains(&name) => old.has(name),
+            // A key that never was to leave does not come to have children.
+            CKA_DERIVE if on && !same && old.class() == CKO_SECRET_KEY && old.flag(CKA_NEVER_EXTRACTABLE) => {
+                false
+            }
+            // What the officer trusts comes to do no more than when he looked at it.
+            name if USES.contains(&name) => old.has(name) && (same || !on || !trusted),
             _ => false,
         };
         if !allowed {
             return Err(if same { CKR_OK_OR_READ_ONLY } else { CKR_ATTRIBUTE_READ_ONLY });
         }
         new.0.insert(*name, value.clone());
+    }
+    if by == By::Copy && old.flag(CKA_TRUSTED) {
+        new.set_flag(CKA_TRUSTED, false);
+    }
+    if new.class() == CKO_SECRET_KEY {
+        new.remember(old);
     }
     no_new_leak(old, &new)?;
     foreign(&new)?;
@@ -308,10 +329,10 @@ pub(super) fn change(old: &Attrs, changes: &Attrs, by: By) -> Ck<Attrs> {
 /// What a template that repeats a fact is answered.
 const CKR_OK_OR_READ_ONLY: CK_RV = CKR_ATTRIBUTE_READ_ONLY;
 
-/// A key does not come to wrap and decrypt, or to unwrap and encrypt, by a later change (Clulow 2003; Bortolozzo,
-/// Focardi 2010, "Tookan"): what it wrapped before would be decrypted.
+/// A key does not come to wrap and decrypt, or to unwrap and encrypt, by later changes, also not to the one after the other
+/// (Clulow 2003; Bortolozzo, Focardi 2010, "Tookan"): what it wrapped before would be decrypted.
 fn no_new_leak(old: &Attrs, new: &Attrs) -> Ck<()> {
-    let both = |a: &Attrs, x, y| a.flag(x) && a.flag(y);
+    let both = |a: &Attrs, x, y| a.ever(x) && a.ever(y);
     for (x, y) in [(CKA_WRAP, CKA_DECRYPT), (CKA_UNWRAP, CKA_ENCRYPT)] {
         if new.class() == CKO_SECRET_KEY && both(new, x, y) && !both(old, x, y) {
             return Err(CKR_TEMPLATE_INCONSISTENT);

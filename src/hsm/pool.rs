@@ -18,8 +18,9 @@ use rustix::event::epoll;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::appliance::{App, Appliance};
+use super::budget::{self, Budget, Reserved};
 use super::stream::{Frames, NoFrame, Stream};
-use super::wire::{Request, VERSION, answer, decode};
+use super::wire::{MAX_FRAME, Request, VERSION, answer, decode};
 
 /// How long the rest of a begun message may take, and an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +30,9 @@ const GREETING: Duration = Duration::from_secs(30);
 const MAX_WORKERS: usize = if cfg!(test) { 4 } else { 128 };
 /// Threads beyond that for other members of the cluster: here a thread may wait for a member that waits for this one.
 const SPARE_WORKERS: usize = 32;
+/// Threads that are at a slow request at the same time: one that stretches a password, which takes 20 ms and more of a
+/// processor and anybody can ask for.
+const MAX_SLOW: usize = if cfg!(test) { 2 } else { 4 };
 /// How long a thread without work stays.
 const STAY: Duration = Duration::from_secs(2);
 /// How often deadlines are looked at.
@@ -53,7 +57,7 @@ pub(super) enum Peer {
 #[derive(Default)]
 struct Count {
     all: usize,
-    of: HashMap<Peer, usize>,
+    of: HashMap<Peer, (usize, Arc<Budget>)>,
 }
 
 struct Connection {
@@ -66,6 +70,86 @@ struct Connection {
     due: Option<Instant>,
     peer: Peer,
     pool: std::sync::Weak<Pool>,
+    /// Where the memory of long answers comes from, and what this one has of it.
+    budget: Arc<Budget>,
+    owed: Option<Reserved>,
+    /// It may make the slow request that it waited with.
+    turn: Option<SlowTurn>,
+}
+
+/// Who is at a slow request, and who waits with one: each peer's in order, and the peers in turns.
+#[derive(Default)]
+struct Slow {
+    busy: usize,
+    waiting: HashMap<Peer, VecDeque<Connection>>,
+    order: VecDeque<Peer>,
+}
+
+impl Slow {
+    fn push(&mut self, connection: Connection) {
+        let peer = connection.peer;
+        let queue = self.waiting.entry(peer).or_default();
+        if queue.is_empty() {
+            self.order.push_back(peer);
+        }
+        queue.push_back(connection);
+    }
+
+    fn pop(&mut self) -> Option<Connection> {
+        let peer = self.order.pop_front()?;
+        let queue = self.waiting.get_mut(&peer)?;
+        let next = queue.pop_front();
+        if queue.is_empty() {
+            self.waiting.remove(&peer);
+        } else {
+            self.order.push_back(peer);
+        }
+        next
+    }
+}
+
+/// The right to be at a slow request; at its end it goes to the next one that waits.
+struct SlowTurn(std::sync::Weak<Pool>);
+
+impl Drop for SlowTurn {
+    fn drop(&mut self) {
+        let Some(pool) = self.0.upgrade() else { return };
+        let next = {
+            let mut slow = pool.slow.lock();
+            let next = slow.pop();
+            slow.busy -= usize::from(next.is_none());
+            next
+        };
+        if let Some(mut next) = next {
+            next.turn = Some(SlowTurn(self.0.clone()));
+            pool.dispatch(next);
+        }
+    }
+}
+
+thread_local! {
+    /// The turn of this thread's request.
+    static TURN: std::cell::RefCell<Option<SlowTurn>> = const { std::cell::RefCell::new(None) };
+}
+
+/// The slow part of this thread's request is done: the next one may begin its own.
+pub(super) fn end_slow_turn() {
+    drop(TURN.take());
+}
+
+/// Whether a request stretches a password.
+fn is_slow(request: &Request) -> bool {
+    match request {
+        Request::Login { .. }
+        | Request::InitToken { .. }
+        | Request::InitPin { .. }
+        | Request::SetPin { .. } => true,
+        // The commands' own names of their passwords, which an escape would hide.
+        Request::Admin { json } => {
+            json.contains(&b'\\') || json.windows(10).any(|word| word == b"\"password\"")
+        }
+        _ => false,
+    }
 }
 
 /// Threads with nothing to do, threads, and connections that wait for one.
@@ -82,6 +166,9 @@ pub(super) struct Pool {
     epoll: OwnedFd,
     parked: Mutex<HashMap<u64, Connection>>,
     queue: Mutex<Queue>,
+    slow: Mutex<Slow>,
+    /// What long messages of all peers take of memory.
+    wire: Arc<Budget>,
     wake: Condvar,
     /// All threads are busy and a connection waits.
     pressed: AtomicBool,
@@ -98,7 +185,7 @@ impl Drop for Connection {
         }
         let mut count = pool.count.lock();
         count.all -= 1;
-        if let Some(of) = count.of.get_mut(&self.peer) {
+        if let Some((of, _)) = count.of.get_mut(&self.peer) {
             *of -= 1;
             if *of == 0 {
                 count.of.remove(&self.peer);
@@ -113,6 +200,8 @@ enum Turn {
     Park(bool),
     /// It has more to do; others come first.
     Later,
+    /// It has a slow request, for which it waits until fewer are made.
+    Slow,
     /// It ends.
     End,
 }
@@ -132,6 +221,7 @@ impl Connection {
             }
             self.out.zeroize();
             self.sent = 0;
+            self.owed = None;
             if self.out.capacity() > KEEP_BUFFER {
                 *self.out = Vec::new();
             }
@@ -152,6 +242,18 @@ impl Connection {
         self.due.is_some_and(|due| due <= Instant::now())
     }
 
+    /// An answer that is not taken at once is kept, if there is memory for it.
+    fn wait_to_send(&mut self) -> Turn {
+        if self.owed.is_none() && self.out.len() > KEEP_BUFFER {
+            let Ok(owed) = self.budget.take(self.out.len()) else {
+                log::warn!("a connection was closed: too many answers are not taken");
+                return Turn::End;
+            };
+            self.owed = Some(owed);
+        }
+        Turn::Park(true)
+    }
+
     /// Answers until nothing is there, or others wait.
     fn converse(&mut self, pool: &Pool) -> Turn {
         loop {
@@ -160,26 +262,29 @@ impl Connection {
             }
             match self.drain() {
                 Ok(true) => {}
-                Ok(false) => return Turn::Park(true),
+                Ok(false) => return self.wait_to_send(),
                 Err(_) => return Turn::End,
             }
             let pressed = pool.pressed.load(Ordering::Relaxed);
-            let Self { frames, app, out, .. } = self;
-            match frames.advance(!pressed, |message| respond(&pool.appliance, app, message, out)) {
+            let Self { frames, app, out, turn, .. } = self;
+            let work = |message: &[u8]| respond(&pool.appliance, app, turn, message, out);
+            match frames.advance(!pressed, work) {
                 Ok(true) => {
                     // A whole message came: what it owes is this answer.
                     if self.app.is_some() {
                         self.due = None;
+                        self.frames.most = MAX_FRAME;
                     }
                     match self.drain() {
                         Ok(true) if !pressed => {}
                         Ok(true) => return Turn::Later,
-                        Ok(false) => return Turn::Park(true),
+                        Ok(false) => return self.wait_to_send(),
                         Err(_) => return Turn::End,
                     }
                 }
                 Err(NoFrame::Idle) => return Turn::Park(false),
                 Err(NoFrame::More) => return Turn::Later,
+                Err(NoFrame::Kept) => return Turn::Slow,
                 Ok(false) | Err(NoFrame::Ended) => return Turn::End,
             }
         }
@@ -193,6 +298,8 @@ impl Pool {
             epoll,
             parked: Mutex::new(HashMap::new()),
             queue: Mutex::new(Queue::default()),
+            slow: Mutex::new(Slow::default()),
+            wire: Budget::new(budget::WIRE, None),
             wake: Condvar::new(),
             pressed: AtomicBool::new(false),
             count: Mutex::new(Count::default()),
@@ -207,23 +314,29 @@ impl Pool {
 
     /// Takes a new connection in, or closes it.
     pub(super) fn admit(self: &Arc<Self>, stream: Stream, peer: Peer) {
-        {
+        let budget = {
             let mut count = self.count.lock();
-            if count.all >= MAX_CONNECTIONS || count.of.get(&peer).is_some_and(|n| *n >= MAX_OF_PEER) {
+            if count.all >= MAX_CONNECTIONS || count.of.get(&peer).is_some_and(|(n, _)| *n >= MAX_OF_PEER) {
                 log::warn!("{} connections, too many of {peer:?}: the next one was closed", count.all);
                 return;
             }
             count.all += 1;
-            *count.of.entry(peer).or_default() += 1;
-        }
+            let fresh = || (0, Budget::new(budget::WIRE_OF_PEER, Some(self.wire.clone())));
+            let (of, budget) = count.of.entry(peer).or_insert_with(fresh);
+            *of += 1;
+            budget.clone()
+        };
         let connection = Connection {
-            frames: Frames::new(stream),
+            frames: Frames::new(stream, Some(budget.clone())),
+            budget,
+            owed: None,
             app: None,
             out: Zeroizing::new(Vec::new()),
             sent: 0,
             due: Some(Instant::now() + GREETING),
             peer,
             pool: Arc::downgrade(self),
+            turn: None,
         };
         self.dispatch(connection);
     }
@@ -293,9 +406,26 @@ impl Pool {
                     connection.owes();
                     self.dispatch(connection);
                 }
+                Turn::Slow => self.line_up(connection),
                 Turn::End => drop(connection),
             }
         }
+    }
+
+    /// Gives a connection its turn at a slow request, or keeps it until there is one.
+    fn line_up(self: &Arc<Self>, mut connection: Connection) {
+        // It owes nothing: its message came whole.
+        connection.due = None;
+        {
+            let mut slow = self.slow.lock();
+            if slow.busy >= MAX_SLOW {
+                slow.push(connection);
+                return;
+            }
+            slow.busy += 1;
+        }
+        connection.turn = Some(SlowTurn(Arc::downgrade(self)));
+        self.dispatch(connection);
     }
 
     /// Leaves a connection to the watcher.
@@ -348,24 +478,26 @@ impl Pool {
     pub(super) fn end(&self) {
         self.stop.store(true, Ordering::SeqCst);
         let waiting = std::mem::take(&mut self.queue.lock().ready);
+        let slow = std::mem::take(&mut self.slow.lock().waiting);
         self.wake.notify_all();
         let parked = std::mem::take(&mut *self.parked.lock());
-        drop((waiting, parked));
+        drop((waiting, slow, parked));
     }
 }
 
-/// Fills `out` with the answer; false where the connection must end.
+/// Fills `out` with the answer; false where the connection must end. `None`: the request waits for its turn.
 fn respond(
     appliance: &Arc<Appliance>,
     app: &mut Option<Arc<App>>,
+    turn: &mut Option<SlowTurn>,
     message: &[u8],
     out: &mut Vec<u8>,
-) -> bool {
-    match (decode::<Request>(message), app.as_ref()) {
+) -> Option<bool> {
+    Some(match (decode::<Request>(message), app.as_ref()) {
         (Some(Request::Hello { version, app: token }), None) => {
             if version != VERSION {
                 answer::<()>(Err(CKR_DEVICE_ERROR), out);
-                return true;
+                return Some(true);
             }
             match appliance.hello(&token) {
                 Ok(joined) => {
@@ -377,12 +509,16 @@ fn respond(
             true
         }
         (Some(request), Some(app)) => {
-            let run = || appliance.call(app, request, &mut *out);
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
-                log::error!("a request ended in a fault of this program; its connection was closed");
-                return false;
+            if is_slow(&request) {
+                TURN.set(Some(turn.take()?));
             }
-            true
+            let run = || appliance.call(app, request, &mut *out);
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            end_slow_turn();
+            if ran.is_err() {
+                log::error!("a request ended in a fault of this program; its connection was closed");
+            }
+            ran.is_ok()
         }
         (Some(_), None) => {
             answer::<()>(Err(CKR_USER_NOT_LOGGED_IN), out);
@@ -393,5 +529,5 @@ fn respond(
             answer::<()>(Err(CKR_ARGUMENTS_BAD), out);
             true
         }
-    }
+    })
 }

@@ -56,6 +56,11 @@ impl Cost {
         (8..=1 << 20).contains(&self.memory_kib) && (1..=64).contains(&self.passes)
     }
 
+    /// Whether it asks for no more than another one, of memory and of passes.
+    pub(super) fn is_within(self, most: Self) -> bool {
+        self.memory_kib <= most.memory_kib && self.passes <= most.passes
+    }
+
     /// Argon2id to 32 bytes.
     pub(super) fn stretch(self, secret: &[u8], salt: &[u8]) -> Option<Secret<32>> {
         let params = argon2::Params::new(self.memory_kib, self.passes, 1, Some(32)).ok()?;

@@ -7,7 +7,7 @@ use cryptoki_sys::*;
 use parking_lot::Mutex;
 
 use super::Ck;
-use super::appliance::{App, Appliance, Life, Login, MAX_SESSIONS, Session};
+use super::appliance::{App, Appliance, Checked, Life, MAX_SESSIONS, Session};
 use super::users::{
     MAX_NAME, MAX_PASSWORD, MAX_USERS, MIN_PASSWORD, Permission, Role, User, split_pin, valid_name,
 };
@@ -83,33 +83,68 @@ impl Appliance {
 
     /// Checks a password; counts wrong ones durably before they are answered.
     pub(super) fn check_password(&self, name: &str, password: &[u8]) -> Ck<Role> {
-        let _one = self.guessing.lock();
+        self.checked(name, password).map(|checked| checked.role)
+    }
+
+    /// As [`Appliance::check_password`]; tells whose and which password it was.
+    pub(super) fn checked(&self, name: &str, password: &[u8]) -> Ck<Checked> {
+        let (result, counted) = {
+            let _one = self.guessing(name).lock();
+            self.guess(name, password)?
+        };
+        if counted {
+            // Another member may take seconds to answer.
+            super::pool::end_slow_turn();
+            // The other members count it before the guess is answered.
+            self.spread(&[super::cluster::user_key(name)]);
+        }
+        result
+    }
+
+    /// One guess, and whether the count of wrong ones changed. Called with the lock of `guessing` held.
+    fn guess(&self, name: &str, password: &[u8]) -> Ck<(Ck<Checked>, bool)> {
+        // A guess that could not be counted is the last one until it is.
+        let undone = self.uncounted.lock().get(name).copied().unwrap_or(0);
+        if undone > 0 {
+            self.count_wrong(name, undone)?;
+        }
         let user = self.state.read().users.get(name).cloned();
         let Some(user) = user else {
-            // As long as a real check takes: names are not told by the clock.
+            // As long as the check of a right password takes. A wrong one of a user takes longer, as it is stored.
             let _ = self.config.login_cost.stretch(password, &[0; 16]);
-            return Err(CKR_PIN_INCORRECT);
+            return Ok((Err(CKR_PIN_INCORRECT), false));
         };
         if user.is_locked() {
-            return Err(CKR_PIN_LOCKED);
+            return Ok((Err(CKR_PIN_LOCKED), undone > 0));
         }
         let right = user.verifier.as_ref().is_some_and(|v| v.matches(password));
-        if right && user.failures() == 0 {
-            return Ok(user.role);
+        if !right {
+            *self.uncounted.lock().entry(name.to_owned()).or_default() += 1;
+            self.count_wrong(name, 1)?;
+            return Ok((Err(CKR_PIN_INCORRECT), true));
         }
-        let serial = self.state.read().meta.serial.clone();
+        if user.failures() == 0 {
+            return Ok((Ok(Checked::of(&user)), undone > 0));
+        }
         self.change_user(name, |user, _| {
             let mut user = user.ok_or(CKR_PIN_INCORRECT)?;
-            if right {
-                user.forgive();
-            } else {
-                user.count_wrong(&serial);
-            }
+            user.forgive();
             Ok((Some(user), ()))
         })?;
-        // The other members count it before the guess is answered.
-        self.spread(&[super::cluster::user_key(name)]);
-        if right { Ok(user.role) } else { Err(CKR_PIN_INCORRECT) }
+        Ok((Ok(Checked::of(&user)), true))
+    }
+
+    /// Counts wrong guesses durably; until that is done they stay in `uncounted`.
+    fn count_wrong(&self, name: &str, times: u64) -> Ck<()> {
+        let serial = self.state.read().meta.serial.clone();
+        self.change_user(name, |mut user, _| {
+            if let Some(user) = &mut user {
+                (0..times).for_each(|_| user.count_wrong(&serial));
+            }
+            Ok((user, ()))
+        })?;
+        self.uncounted.lock().remove(name);
+        Ok(())
     }
 
     pub(super) fn login(&self, app: &App, s: u64, kind: u64, pin: &[u8]) -> Ck<()> {
@@ -122,8 +157,8 @@ impl Appliance {
                 (name, password) if name == login.name => self.check_password(&name, password).map(|_| ()),
                 _ => Err(CKR_PIN_INCORRECT),
             };
+            let result = self.recorded(app, s, "CN_LOGIN", self.known(&name), result);
             session.context.store(result.is_ok(), Ordering::Relaxed);
-            self.log(app, s, "CN_LOGIN", self.known(&name), &result);
             return result;
         }
         let wanted = match kind {
@@ -140,14 +175,12 @@ impl Appliance {
         if wanted == Role::Admin && app.sessions.lock().values().any(|s| !s.rw) {
             return Err(CKR_SESSION_READ_ONLY_EXISTS);
         }
-        let result = self.check_password(&name, password).and_then(|role| {
+        let result = self.checked(&name, password).and_then(|checked| {
             // A user of another kind has the right password: saying so tells nothing to who does not have it.
-            if role == wanted { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) }
+            if checked.role == wanted { Ok(checked) } else { Err(CKR_USER_TYPE_INVALID) }
         });
-        self.log(app, s, "CN_LOGIN", self.known(&name), &result);
-        result?;
-        *app.login.write() = Some(Login { name, role: wanted });
-        Ok(())
+        let checked = self.recorded(app, s, "CN_LOGIN", self.known(&name), result)?;
+        self.enter(app, &name, &checked)
     }
 
     pub(super) fn logout(&self, app: &App, s: u64) -> Ck<()> {
@@ -156,15 +189,7 @@ impl Appliance {
             return Err(CKR_USER_NOT_LOGGED_IN);
         }
         self.log(app, s, "CN_LOGOUT", "", &Ok(()));
-        *app.login.write() = None;
-        // Private session objects end with the login (PKCS#11 5.6: C_Logout).
-        let gone = |o: &super::object::Object| {
-            o.session.is_some_and(|(a, _)| a == app.id) && o.attrs.flag(CKA_PRIVATE)
-        };
-        self.state.write().objects.retain(|_, o| !gone(o));
-        for session in app.sessions.lock().values() {
-            *session.running.lock() = [const { None }; 5];
-        }
+        self.end_login(app);
         Ok(())
     }
 
@@ -175,8 +200,7 @@ impl Appliance {
         }
         let (name, password) = split_pin(pin, &self.config.default_admin);
         let result = self.try_init_token(&name, password, label.trim_end());
-        self.log(app, 0, "CN_INIT_TOKEN", label.trim_end(), &result);
-        result
+        self.recorded(app, 0, "CN_INIT_TOKEN", label.trim_end(), result)
     }
 
     fn try_init_token(&self, name: &str, password: &[u8], label: &str) -> Ck<()> {
@@ -184,22 +208,27 @@ impl Appliance {
             log::error!("a member of a cluster is not initialised anew: remove the other members first");
             return Err(CKR_FUNCTION_REJECTED);
         }
-        if self.state.read().meta.life == Life::Active {
+        let active = self.state.read().meta.life == Life::Active;
+        let allowed = self.state.read().users.get(name).map(|u| (u.born.clone(), u.version));
+        if active {
             if self.check_password(name, password)? != Role::Admin {
                 return Err(CKR_PIN_INCORRECT);
-            }
-            // Session objects and sessions of others end, as if the token was taken away and put back.
-            for app in self.apps.lock().values() {
-                app.sessions.lock().clear();
-                *app.login.write() = None;
             }
         } else {
             check_new_password(name, password)?;
         }
         let mut admin = User::new(name, Role::Admin, Some(password), self.config.login_cost);
-        let _one = self.writing.lock();
+        let one = self.writing.lock();
         let (mut meta, officers) = {
             let state = self.state.read();
+            // Somebody may have activated it, added a member or changed that admin since.
+            let now = state.users.get(name).map(|u| (u.born.clone(), u.version));
+            if (state.meta.life == Life::Active) != active || now != allowed {
+                return Err(CKR_PIN_INCORRECT);
+            }
+            if state.meta.members.len() > 1 {
+                return Err(CKR_FUNCTION_REJECTED);
+            }
             let keep = |u: &&User| u.role == Role::ApplianceUser || u.name == name;
             (state.meta.clone(), state.users.values().filter(keep).cloned().collect::<Vec<_>>())
         };
@@ -224,23 +253,36 @@ impl Appliance {
             .collect();
         let records: Vec<_> =
             users.values().map(|u| (u.name.as_bytes().to_vec(), super::record::user(u))).collect();
-        self.store.clear().map_err(|e| {
-            log::error!("{e}");
-            CKR_DEVICE_ERROR
-        })?;
         let meta_record = super::record::meta(&meta);
         let mut changes = vec![meta_record.change()];
         for (key, value) in &records {
             changes.push((super::store::Table::Users, key.clone(), Some(value)));
         }
-        self.commit(&changes)?;
-        let mut state = self.state.write();
-        state.meta = meta;
-        state.users = users;
-        state.objects.clear();
-        state.gone.clear();
-        state.token_objects = 0;
+        // The old users and keys go and the new admin comes at once: a crash leaves the one HSM or the other.
+        self.store.replace(&changes).map_err(|e| {
+            log::error!("{e}");
+            CKR_DEVICE_ERROR
+        })?;
+        {
+            let mut state = self.state.write();
+            state.meta = meta;
+            state.users = users;
+            state.objects.clear();
+            state.gone.clear();
+            state.token_objects = 0;
+        }
+        drop(one);
+        self.end_sessions();
         Ok(())
+    }
+
+    /// Ends all sessions and logins, as if the token was taken away and put back.
+    fn end_sessions(&self) {
+        let apps: Vec<_> = self.apps.lock().values().cloned().collect();
+        for app in apps {
+            app.sessions.lock().clear();
+            *app.login.write() = None;
+        }
     }
 
     /// C_InitPIN: the admin sets a crypto user's password; the user is made where it is missing.
@@ -251,8 +293,7 @@ impl Appliance {
         }
         let (name, password) = split_pin(pin, &self.config.default_user);
         let result = self.set_user_password(&name, password, true);
-        self.log(app, s, "CN_CHANGE_PSWD", self.known(&name), &result);
-        result
+        self.recorded(app, s, "CN_CHANGE_PSWD", self.known(&name), result)
     }
 
     fn set_user_password(&self, name: &str, password: &[u8], make: bool) -> Ck<()> {
@@ -263,14 +304,13 @@ impl Appliance {
         self.change_user(name, |user, count| match user {
             Some(user) if user.role != Role::CryptoUser => Err(CKR_PIN_INVALID),
             Some(mut user) => {
-                user.verifier = fresh.verifier;
-                user.forgive();
-                user.version += 1;
+                user.reset(fresh);
                 Ok((Some(user), ()))
             }
             None if make && count < MAX_USERS => Ok((Some(fresh), ())),
             None => Err(CKR_DEVICE_MEMORY),
         })?;
+        self.expel(name);
         self.spread(&[super::cluster::user_key(name)]);
         Ok(())
     }
@@ -289,16 +329,16 @@ impl Appliance {
             return Err(CKR_PIN_INVALID);
         }
         let result = self.change_own(&name, old, new);
-        self.log(app, s, "CN_CHANGE_PSWD", self.known(&name), &result);
-        result
+        self.recorded(app, s, "CN_CHANGE_PSWD", self.known(&name), result)
     }
 
     pub(super) fn change_own(&self, name: &str, old: &[u8], new: &[u8]) -> Ck<()> {
         check_new_password(name, new)?;
-        self.check_password(name, old)?;
+        let checked = self.checked(name, old)?;
         let fresh = User::new(name, Role::CryptoUser, Some(new), self.config.login_cost);
         self.change_user(name, |user, _| {
-            let mut user = user.ok_or(CKR_PIN_INCORRECT)?;
+            // An admin may have given him another password since, or another user the name.
+            let mut user = user.filter(|now| Checked::of(now) == checked).ok_or(CKR_PIN_INCORRECT)?;
             user.verifier = fresh.verifier;
             user.version += 1;
             Ok((Some(user), ()))

@@ -54,6 +54,9 @@ pub(super) struct Store {
     path: PathBuf,
     db: Database,
     key: SealKey,
+    /// Writes fail, as on a full disk.
+    #[cfg(test)]
+    pub(super) broken: std::sync::atomic::AtomicBool,
 }
 
 impl Store {
@@ -68,7 +71,13 @@ impl Store {
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(HsmError::Busy(dir.into())),
             Err(e) => return Err(HsmError::damaged(&path, e)),
         };
-        let store = Self { path, db, key };
+        let store = Self {
+            path,
+            db,
+            key,
+            #[cfg(test)]
+            broken: false.into(),
+        };
         store.try_tables().map_err(|e| HsmError::damaged(&store.path, e))?;
         Ok(store)
     }
@@ -105,11 +114,25 @@ impl Store {
 
     /// All of the changes become durable, or none.
     pub(super) fn write(&self, changes: &[Change<'_>]) -> Result<(), HsmError> {
-        self.try_write(changes).map_err(|e| HsmError::damaged(&self.path, e))
+        self.try_write(&[], changes).map_err(|e| HsmError::damaged(&self.path, e))
     }
 
-    fn try_write(&self, changes: &[Change<'_>]) -> Result<(), redb::Error> {
+    /// Users, objects and what is remembered of deleted ones become these, or nothing changes.
+    pub(super) fn replace(&self, changes: &[Change<'_>]) -> Result<(), HsmError> {
+        let all = [Table::Users, Table::Objects, Table::Gone];
+        self.try_write(&all, changes).map_err(|e| HsmError::damaged(&self.path, e))
+    }
+
+    fn try_write(&self, emptied: &[Table], changes: &[Change<'_>]) -> Result<(), redb::Error> {
+        #[cfg(test)]
+        if self.broken.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(redb::Error::Io(std::io::ErrorKind::StorageFull.into()));
+        }
         let txn = self.db.begin_write()?;
+        for table in emptied {
+            txn.delete_table(table.definition())?;
+            txn.open_table(table.definition())?;
+        }
         for (table, key, value) in changes {
             let mut open = txn.open_table(table.definition())?;
             match value {
@@ -121,19 +144,6 @@ impl Store {
             }
         }
         Ok(txn.commit()?)
-    }
-
-    /// Removes everything.
-    pub(super) fn clear(&self) -> Result<(), HsmError> {
-        let clear = || -> Result<(), redb::Error> {
-            let txn = self.db.begin_write()?;
-            for table in [Table::Users, Table::Objects, Table::Gone] {
-                txn.delete_table(table.definition())?;
-                txn.open_table(table.definition())?;
-            }
-            Ok(txn.commit()?)
-        };
-        clear().map_err(|e| HsmError::damaged(&self.path, e))
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,10 +12,13 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::budget::{Budget, Reserved};
 use super::wire::MAX_FRAME;
 
 /// How long a served connection keeps its thread without a word.
 pub(super) const LINGER: Duration = Duration::from_millis(20);
+/// The longest first message to a server: whoever has not said what he wants takes no more memory.
+const FIRST_FRAME: usize = 4 << 10;
 /// What one read asks for: most messages come whole.
 const READ_STEP: usize = 16 << 10;
 
@@ -131,6 +135,8 @@ pub(super) enum NoFrame {
     Idle,
     /// A piece of one came, and there may be more at once.
     More,
+    /// One is there, which was not taken.
+    Kept,
     /// The peer is gone, or sent what is no frame.
     Ended,
 }
@@ -141,11 +147,19 @@ pub(super) struct Frames {
     /// What was read; wiped with the connection and after each long message.
     buffer: Zeroizing<Vec<u8>>,
     filled: usize,
+    /// The longest message that is taken.
+    pub(super) most: usize,
+    /// Where the memory of long messages comes from, and what this one has of it.
+    budget: Option<Arc<Budget>>,
+    reserved: Option<Reserved>,
 }
 
 impl Frames {
-    pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, buffer: Zeroizing::new(vec![0; READ_STEP]), filled: 0 }
+    /// A client's connection, or (with a budget) a server's.
+    pub(super) fn new(stream: Stream, budget: Option<Arc<Budget>>) -> Self {
+        let most = if budget.is_some() { FIRST_FRAME } else { MAX_FRAME };
+        let buffer = Zeroizing::new(vec![0; READ_STEP]);
+        Self { stream, buffer, filled: 0, most, budget, reserved: None }
     }
 
     /// Whether a piece of a message is there.
@@ -166,7 +180,7 @@ impl Frames {
             if self.head().is_some() && self.filled >= needed {
                 return Ok(self.give(needed, work));
             }
-            self.room(needed);
+            self.room(needed)?;
             let filled = self.filled;
             match self.stream.read(self.buffer.get_mut(filled..).unwrap_or_default()) {
                 Ok(0) => return Err(NoFrame::Ended),
@@ -186,18 +200,26 @@ impl Frames {
     }
 
     /// The server's read: gives a frame's message to `work` where a whole one is there or (`wait`) comes within moments.
-    pub(super) fn advance<T>(&mut self, wait: bool, work: impl FnOnce(&[u8]) -> T) -> Result<T, NoFrame> {
+    /// Where `work` gives nothing the message stays for the next time.
+    pub(super) fn advance<T>(
+        &mut self,
+        wait: bool,
+        work: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<T, NoFrame> {
         let mut begun: Option<Instant> = None;
         loop {
             let needed = self.needed()?;
             if self.head().is_some() && self.filled >= needed {
-                return Ok(self.give(needed, work));
+                let done = work(self.buffer.get(4..needed).unwrap_or_default());
+                let done = done.ok_or(NoFrame::Kept)?;
+                self.consume(needed);
+                return Ok(done);
             }
             // Whoever sends his message in drops has the thread no longer than whoever sends nothing.
             if self.filled > 0 && begun.get_or_insert_with(Instant::now).elapsed() > LINGER {
                 return Err(NoFrame::More);
             }
-            self.room(needed);
+            self.room(needed)?;
             let filled = self.filled;
             match self.stream.receive(self.buffer.get_mut(filled..).unwrap_or_default(), wait) {
                 Ok(0) => return Err(NoFrame::Ended),
@@ -220,7 +242,7 @@ impl Frames {
     /// Bytes of the frame that is coming, its length included: 4 until that is known.
     fn needed(&self) -> Result<usize, NoFrame> {
         match self.head() {
-            Some(len) if len > MAX_FRAME => Err(NoFrame::Ended),
+            Some(len) if len > self.most => Err(NoFrame::Ended),
             Some(len) => Ok(len + 4),
             None => Ok(4),
         }
@@ -232,21 +254,34 @@ impl Frames {
         done
     }
 
-    /// Makes room for a frame of `needed` bytes; grows with what really came, so a false length costs nothing.
-    fn room(&mut self, needed: usize) {
+    /// Makes room for a frame of `needed` bytes; grows with what really came, so a false length costs nothing. A server's
+    /// peer that has all that it may have in long messages ends here.
+    fn room(&mut self, needed: usize) -> Result<(), NoFrame> {
         let wanted = needed.min(self.filled * 2 + READ_STEP);
         if self.buffer.len() < wanted {
+            if let Some(budget) = &self.budget {
+                let taken = match &mut self.reserved {
+                    Some(reserved) => reserved.grow(wanted.saturating_sub(reserved.bytes())),
+                    none => budget.take(wanted).map(|new| *none = Some(new)),
+                };
+                if taken.is_err() {
+                    log::warn!("a connection was closed: too many long messages are on their way");
+                    return Err(NoFrame::Ended);
+                }
+            }
             let mut longer = Zeroizing::new(vec![0; wanted]);
             if let (Some(to), Some(from)) = (longer.get_mut(..self.filled), self.buffer.get(..self.filled)) {
                 to.copy_from_slice(from);
             }
             self.buffer = longer;
         }
+        Ok(())
     }
 
     fn consume(&mut self, used: usize) {
         if self.buffer.len() > READ_STEP && self.filled == used {
             self.buffer = Zeroizing::new(vec![0; READ_STEP]);
+            self.reserved = None;
         } else {
             if let Some(used) = self.buffer.get_mut(..used) {
                 used.zeroize();

@@ -116,6 +116,9 @@ pub(super) struct User {
     /// Counts the changes that are more than counting wrong passwords.
     #[serde(default)]
     pub(super) version: u64,
+    /// Counts the passwords that an admin gave: each ends the logins of before.
+    #[serde(default)]
+    pub(super) resets: u64,
     /// When that was last, and when the user was made.
     #[serde(default)]
     pub(super) stamp: Stamp,
@@ -141,6 +144,7 @@ impl User {
             forgiven: BTreeMap::new(),
             approval_key: None,
             version: 1,
+            resets: 0,
             stamp: Stamp::default(),
             born: Stamp::default(),
         }
@@ -154,6 +158,14 @@ impl User {
 
     pub(super) fn count_wrong(&mut self, serial: &str) {
         *self.wrong.entry(serial.to_owned()).or_default() += 1;
+    }
+
+    /// Takes the password of `fresh`, which an admin gave.
+    pub(super) fn reset(&mut self, fresh: Self) {
+        self.verifier = fresh.verifier;
+        self.forgive();
+        self.version += 1;
+        self.resets += 1;
     }
 
     /// A right password, or a new one.

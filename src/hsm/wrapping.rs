@@ -42,14 +42,6 @@ fn way(kind: u64) -> Way {
     }
 }
 
-/// Whether C_Decrypt would show what this mechanism wrapped.
-fn is_cipher(kind: u64) -> bool {
-    matches!(
-        kind,
-        CKM_AES_CBC | CKM_AES_CBC_PAD | CKM_AES_GCM | CLOUDHSM_AES_GCM | CKM_DES3_CBC | CKM_DES3_CBC_PAD
-    )
-}
-
 impl Appliance {
     fn wrap_mechanism(&self, mech: &Mech, flag: u64, by: &Object) -> Ck<()> {
         match mechs::find(mech.kind, self.config.legacy) {
@@ -113,9 +105,20 @@ impl Appliance {
         if attrs.flag(CKA_WRAP_WITH_TRUSTED) && !by.flag(CKA_TRUSTED) {
             return Err(CKR_KEY_NOT_WRAPPABLE);
         }
-        // Wrap, then decrypt what came out: the plaintext of a sensitive key (Clulow 2003).
-        if is_cipher(mech.kind) && by.flag(CKA_DECRYPT) && attrs.flag(CKA_SENSITIVE) {
-            return Err(CKR_KEY_FUNCTION_NOT_PERMITTED);
+        if attrs.flag(CKA_SENSITIVE) && by.class() == CKO_SECRET_KEY {
+            // Wrap, then decrypt what came out: the plaintext of a sensitive key (Clulow 2003). RFC 3394 too is undone by
+            // calls of C_Decrypt, block by block.
+            if by.ever(CKA_DECRYPT) {
+                return Err(CKR_KEY_FUNCTION_NOT_PERMITTED);
+            }
+            // Under an IV of the caller's choice GCM hides nothing: a second key of known value gives the key stream, and so
+            // does C_Encrypt.
+            if mech.kind == CKM_AES_GCM && !self.makes_iv(Op::Encrypt, mech) {
+                return Err(CKR_MECHANISM_PARAM_INVALID);
+            }
+            if matches!(mech.kind, CKM_AES_GCM | CLOUDHSM_AES_GCM) && by.ever(CKA_ENCRYPT) {
+                return Err(CKR_KEY_FUNCTION_NOT_PERMITTED);
+            }
         }
         let template = by.nested(CKA_WRAP_TEMPLATE)?;
         if template.is_some_and(|t| t.0.iter().any(|(name, value)| attrs.0.get(name) != Some(value))) {
@@ -133,7 +136,7 @@ impl Appliance {
         wrapped: &[u8],
         attrs: Template,
     ) -> Ck<u64> {
-        app.session(s)?;
+        let session = app.session(s)?;
         Self::need(app, Permission::KeyManagement)?;
         let by = self.key_object(app, by).map_err(|rv| match rv {
             CKR_KEY_HANDLE_INVALID => CKR_UNWRAPPING_KEY_HANDLE_INVALID,
@@ -149,15 +152,9 @@ impl Appliance {
         if !by.attrs.flag(CKA_UNWRAP) {
             return Err(CKR_KEY_FUNCTION_NOT_PERMITTED);
         }
+        Self::authenticated(&session, &by)?;
         let mut given = Attrs::of(attrs)?;
-        if let Some(template) = by.attrs.nested(CKA_UNWRAP_TEMPLATE)? {
-            for (name, value) in template.0 {
-                match given.0.get(&name) {
-                    Some(other) if *other != value => return Err(CKR_TEMPLATE_INCONSISTENT),
-                    _ => drop(given.0.insert(name, value)),
-                }
-            }
-        }
+        given.join(by.attrs.nested(CKA_UNWRAP_TEMPLATE)?)?;
         if !given.is_secret() || given.has(CKA_VALUE) || given.has(CKA_PRIVATE_EXPONENT) {
             return Err(CKR_TEMPLATE_INCONSISTENT);
         }

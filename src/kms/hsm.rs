@@ -43,6 +43,11 @@ pub enum ClusterError {
 }
 
 impl ClusterError {
+    /// Whether the next attempt would fail as this one, and each one is a step to a lockout.
+    fn lasts(self) -> bool {
+        matches!(self, Self::InvalidCredentials | Self::LockedOut | Self::UserNotFound)
+    }
+
     /// AWS's ConnectionErrorCode.
     pub fn code(self) -> &'static str {
         match self {
@@ -142,6 +147,8 @@ pub(super) struct Clusters {
     known: Mutex<HashMap<String, Arc<dyn HsmCluster>>>,
     /// By custom key store.
     logins: Mutex<HashMap<String, Login>>,
+    /// Held over the attempt to log in, by custom key store: those who come meanwhile take what it gives.
+    attempts: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
 
 enum Login {
@@ -158,12 +165,21 @@ impl Clusters {
         store.connected && self.session(store).is_ok()
     }
 
-    /// The login of a custom key store: kept, else made, at most once a second.
+    /// The login of a custom key store: kept, else made, at most once a second; with a password that was refused not again
+    /// until the key store is connected anew.
     pub(super) fn session(&self, store: &StoreRecord) -> Result<Arc<dyn HsmSession>, ClusterError> {
-        match self.logins.lock().get(&store.id) {
-            Some(Login::Open(session)) => return Ok(session.clone()),
-            Some(Login::Failed(error, when)) if when.elapsed() < PAUSE => return Err(*error),
-            _ => {}
+        let known = || match self.logins.lock().get(&store.id) {
+            Some(Login::Open(session)) => Some(Ok(session.clone())),
+            Some(Login::Failed(error, when)) if error.lasts() || when.elapsed() < PAUSE => Some(Err(*error)),
+            _ => None,
+        };
+        if let Some(known) = known() {
+            return known;
+        }
+        let attempt = self.attempts.lock().entry(store.id.clone()).or_default().clone();
+        let _one = attempt.lock();
+        if let Some(known) = known() {
+            return known;
         }
         let made = self
             .find(&store.cluster)
@@ -175,6 +191,15 @@ impl Clusters {
         };
         self.logins.lock().insert(store.id.clone(), login);
         made
+    }
+
+    /// Notes that a login broke: the next call makes it anew, where its password may be right.
+    fn broke(&self, store: &str, error: ClusterError) {
+        if error.lasts() {
+            self.logins.lock().insert(store.to_owned(), Login::Failed(error, Instant::now()));
+        } else {
+            self.close(store);
+        }
     }
 
     /// Keeps a login that was just made.
@@ -209,7 +234,7 @@ impl Engine {
             ClusterError::Tampered => KmsError::InvalidCiphertext,
             other => {
                 log::warn!("custom key store {}: the HSM cluster failed: {}", found.name, other.code());
-                self.clusters.close(store);
+                self.clusters.broke(store, other);
                 unavailable()
             }
         })

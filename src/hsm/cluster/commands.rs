@@ -91,7 +91,7 @@ impl Appliance {
                 "{address}: HSM {theirs} was never activated; make it out of a backup (envelopefs hsm restore)"
             ));
         }
-        self.may_meet(clock, horizon, seen).map_err(|why| Refusal(format!("{address}: {why}")))?;
+        self.may_meet(&theirs, clock, horizon, seen).map_err(|why| Refusal(format!("{address}: {why}")))?;
         self.change_policy(|members, serial| {
             if members.is_empty() {
                 members.push(Member { serial: serial.to_owned(), address: own.clone() });
@@ -160,14 +160,15 @@ impl Appliance {
         json!({ "cluster": cluster, "label": label, "hsms": all })
     }
 
-    pub(in super::super) fn health(&self) -> Value {
+    /// How the HSM is; names of users only for who is one.
+    pub(in super::super) fn health(&self, names: bool) -> Value {
         let members: Vec<_> = self
             .peers
             .all()
             .iter()
             .map(|peer| {
                 let standing = peer.standing();
-                let missing: Vec<_> = standing.missing.iter().take(SHOWN).map(named).collect();
+                let missing: Vec<_> = standing.missing.keys().take(SHOWN).map(named).collect();
                 json!({
                     "serial-number": peer.member.serial,
                     "address": peer.member.address,
@@ -179,21 +180,30 @@ impl Appliance {
                 })
             })
             .collect();
+        // Before the state: whoever waits to change it would make all others wait for these.
+        let lines = self.audit.lock().head.lines;
+        let (applications, sessions) = {
+            let apps = self.apps.lock();
+            (apps.len(), apps.values().map(|a| a.sessions.lock().len()).sum::<usize>())
+        };
         let state = self.state.read();
         let locked: Vec<_> = state.users.values().filter(|u| u.is_locked()).map(|u| &u.name).collect();
-        let sessions: usize = self.apps.lock().values().map(|a| a.sessions.lock().len()).sum();
-        json!({
+        let mut health = json!({
             "state": if state.meta.is_removed() { json!("REMOVED") } else { json!(state.meta.life) },
             "serial-number": state.meta.serial,
             "token-keys": state.token_objects,
             "session-keys": state.objects.len() - state.token_objects,
             "users": state.users.len(),
-            "locked-users": locked,
-            "applications": self.apps.lock().len(),
+            "locked": locked.len(),
+            "applications": applications,
             "sessions": sessions,
-            "audit-lines": self.audit.lock().head.lines,
+            "audit-lines": lines,
             "starts": state.meta.reboot,
             "members": members,
-        })
+        });
+        if names && let Some(map) = health.as_object_mut() {
+            map.insert("locked-users".into(), json!(locked));
+        }
+        health
     }
 }

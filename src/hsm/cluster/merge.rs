@@ -4,7 +4,7 @@
 //! one way only (sensitive, wrapped by trusted keys only, not extractable) stays so if either version has it. Wrong
 //! passwords are counted for each member, and the counts of both sides add up, so that a lockout is the cluster's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cryptoki_sys::*;
@@ -88,7 +88,54 @@ impl Appliance {
         if outcomes.is_empty() {
             return Ok(());
         }
+        self.end_shares(&mut outcomes);
         self.keep(outcomes)
+    }
+
+    /// Takes out of the shares who is gone by these outcomes or was gone before, and whose name is another's now. Where the
+    /// other member did so too its version of the key comes first and nothing is left to do.
+    fn end_shares(&self, outcomes: &mut Vec<Outcome>) {
+        let now = self.stamp();
+        let state = self.state.read();
+        let mut gone: BTreeMap<String, Stamp> = BTreeMap::new();
+        let mut here: BTreeSet<String> = BTreeSet::new();
+        let mut seen: BTreeSet<u64> = BTreeSet::new();
+        for outcome in outcomes.iter() {
+            match outcome {
+                Outcome::Gone(key, _) if key.first() == Some(&USER) => {
+                    let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
+                    gone.insert(name, Stamp { time: u64::MAX, by: String::new() });
+                }
+                Outcome::User(user) => {
+                    let old = state.users.get(&user.name);
+                    if old.is_some_and(|old| old.born != user.born) {
+                        gone.insert(user.name.clone(), user.born.clone());
+                    }
+                    here.insert(user.name.clone());
+                }
+                Outcome::Object(object) => {
+                    seen.insert(object.handle);
+                }
+                _ => {}
+            }
+        }
+        // A share with a later user of the same name is made after that user.
+        let ended = |object: &Object, name: &str| gone.get(name).is_some_and(|until| object.stamp < *until);
+        let buried = |name: &str| !here.contains(name) && state.gone.contains_key(&user_key(name));
+        for outcome in outcomes.iter_mut() {
+            if let Outcome::Object(object) = outcome
+                && object.shared.iter().any(|name| ended(object, name) || buried(name))
+            {
+                *object = object.unshared(now.clone(), |name| ended(object, name) || buried(name));
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let others = state.objects.values().filter(|o| o.is_token() && !seen.contains(&o.handle));
+        let left = others.filter(|o| o.shared.iter().any(|name| ended(o, name)));
+        let left: Vec<_> = left.map(|o| o.unshared(now.clone(), |name| ended(o, name))).collect();
+        outcomes.extend(left.into_iter().map(Outcome::Object));
     }
 
     fn keep(&self, outcomes: Vec<Outcome>) -> Ck<()> {
@@ -125,7 +172,12 @@ impl Appliance {
                 match outcome {
                     Outcome::User(user) => {
                         state.gone.remove(&user_key(&user.name));
-                        state.users.insert(user.name.clone(), user);
+                        let (name, born, resets) = (user.name.clone(), user.born.clone(), user.resets);
+                        let old = state.users.insert(name.clone(), user);
+                        // Another user under that name, or a password that an admin gave.
+                        if old.is_some_and(|old| old.born != born || old.resets < resets) {
+                            expelled.push(name);
+                        }
                     }
                     Outcome::Object(object) => {
                         let fresh = state.objects.insert(object.handle, Arc::new(object));
@@ -137,6 +189,9 @@ impl Appliance {
             }
         }
         expelled.iter().for_each(|name| self.expel(name));
+        if self.in_service().is_err() {
+            self.end_logins(|_| true);
+        }
         self.forget_deletions();
         Ok(())
     }
@@ -309,6 +364,9 @@ fn join_objects(ours: &Object, theirs: &Object) -> Object {
         if other.attrs.has(name) && other.attrs.flag(name) == stays {
             attrs.set_flag(name, stays);
         }
+    }
+    if attrs.class() == CKO_SECRET_KEY {
+        attrs.remember(&other.attrs);
     }
     let mut merged = winner.changed(attrs);
     merged.stamp = winner.stamp.clone();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use cryptoki_sys::*;
 
 use super::super::Ck;
-use super::super::appliance::{App, Appliance, Life};
+use super::super::appliance::{App, Appliance, Life, Meta};
 use super::super::root::unhex;
 use super::super::wire::{Bytes, Wire, decode, encode, wire_enum};
 use super::merge::Digest;
@@ -17,6 +17,7 @@ use crate::crypto::{SealKey, Secret, derive, random};
 
 /// Labels keep keys of different purposes apart. Never reuse one, never edit one.
 const UNIT_KEY: &[u8] = b"envelopefs/hsm/v1/unit";
+const SYNC_KEY: &[u8] = b"envelopefs/hsm/v1/sync-status";
 /// Bytes of versions in one message.
 pub(super) const BATCH: usize = 2 << 20;
 /// Records that are asked for in one message.
@@ -81,9 +82,18 @@ pub(super) const NONCE: usize = 32;
 impl Appliance {
     /// The key of the members' conversations.
     pub(super) fn unit_key(&self) -> Ck<SealKey> {
+        self.of_mask(UNIT_KEY).map(SealKey::new)
+    }
+
+    /// The key of the digests that SyncStatus shows.
+    pub(in super::super) fn sync_key(&self) -> Ck<Secret<32>> {
+        self.of_mask(SYNC_KEY)
+    }
+
+    fn of_mask(&self, label: &[u8]) -> Ck<Secret<32>> {
         let bytes = unhex(&self.state.read().meta.mask_key).map(zeroize::Zeroizing::new);
         let mask: Secret<32> = bytes.and_then(|b| Secret::from_slice(&b)).ok_or(CKR_DEVICE_ERROR)?;
-        Ok(SealKey::new(derive::hkdf(mask.expose(), b"", UNIT_KEY)))
+        Ok(derive::hkdf(mask.expose(), b"", label))
     }
 
     /// Begins a conversation: tells who this is, which everybody may know.
@@ -134,10 +144,10 @@ impl Appliance {
                 if stale {
                     return Said::Refused { why: super::rounds::STALE.into() };
                 }
-                if self.claim().seen >= horizon {
+                if self.claim(&talk.serial).seen >= horizon {
                     self.adopt_horizon(horizon);
                 }
-                let Claim { clock, horizon, seen } = self.claim();
+                let Claim { clock, horizon, seen } = self.claim(&talk.serial);
                 let (active, serial) = {
                     let state = self.state.read();
                     (state.meta.life == Life::Active, state.meta.serial.clone())
@@ -186,23 +196,28 @@ impl Appliance {
         !state.meta.joined || state.meta.policy().has(serial)
     }
 
-    /// What this member says of itself.
-    pub(super) fn claim(&self) -> Claim {
-        let state = self.state.read();
-        let clock = self.clock.last();
-        let meta = &state.meta;
-        let alone = meta.members.len() < 2 && meta.seen == 0;
+    /// What this member says of itself to another one.
+    pub(in super::super) fn claim(&self, to: &str) -> Claim {
+        self.state.read().meta.claim(to, self.clock.last())
+    }
+}
+
+impl Meta {
+    /// Until when all deletions that the other one knows are known here.
+    pub(in super::super) fn claim(&self, to: &str, clock: u64) -> Claim {
+        let alone = self.members.len() < 2 && self.seen == 0;
+        let known = self.known.get(to).copied().unwrap_or(0);
         // What was forgotten here was known here.
-        let seen = if alone { clock } else { meta.seen.max(meta.horizon) };
-        Claim { clock, horizon: meta.horizon, seen }
+        let seen = if alone { clock } else { self.seen.max(self.horizon).max(known) };
+        Claim { clock, horizon: self.horizon, seen }
     }
 }
 
 /// Clocks of a member.
-pub(super) struct Claim {
+pub(in super::super) struct Claim {
     pub(super) clock: u64,
     pub(super) horizon: u64,
-    pub(super) seen: u64,
+    pub(in super::super) seen: u64,
 }
 
 /// A list as it came.

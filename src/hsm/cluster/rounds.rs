@@ -4,6 +4,7 @@
 //! waits once: it counts as away until a round reaches it, and what it misses meanwhile is remembered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ pub(in super::super) struct Peers {
     all: Mutex<BTreeMap<String, Arc<Peer>>>,
     /// A member was tried.
     tried: Condvar,
+    /// When it was last written what is known of them.
+    noted: AtomicU64,
 }
 
 /// One of them.
@@ -59,16 +62,35 @@ pub(super) struct Standing {
     pub(super) reachable: bool,
     /// Why not, or why it is refused.
     pub(super) why: String,
-    /// What it has not got yet.
-    pub(super) missing: BTreeSet<Key>,
+    /// What it has not got yet, each with the number of the telling that it waits for.
+    pub(super) missing: BTreeMap<Key, u64>,
     /// Whether that is all.
     pub(super) compared: bool,
+    /// Tellings so far, and the last one at which `missing` was given up.
+    tellings: u64,
+    forgotten: u64,
+}
+
+/// What a member is about to be told, and how many tellings there were until then.
+struct Begun {
+    keys: BTreeMap<Key, u64>,
+    tellings: u64,
 }
 
 /// A conversation with a member.
 pub(super) struct Line {
     link: Link,
     talk: Talk,
+}
+
+impl Standing {
+    /// It was told what was begun, or compared with: what was changed again meanwhile it lacks still.
+    fn told(&mut self, begun: &Begun, round: bool) {
+        self.missing.retain(|key, telling| begun.keys.get(key) != Some(telling));
+        self.compared |= round && self.forgotten <= begun.tellings;
+        self.reachable |= round;
+        self.why.clear();
+    }
 }
 
 impl Peer {
@@ -79,17 +101,26 @@ impl Peer {
     /// Whether it has these records for sure.
     pub(super) fn has(&self, keys: &[Key]) -> bool {
         let standing = self.standing.lock();
-        standing.compared && keys.iter().all(|key| !standing.missing.contains(key))
+        standing.compared && keys.iter().all(|key| !standing.missing.contains_key(key))
     }
 
     /// Remembers what it has to be told.
     pub(super) fn told(&self, keys: &[Key]) {
         let mut standing = self.standing.lock();
-        standing.missing.extend(keys.iter().cloned());
+        standing.tellings += 1;
+        let telling = standing.tellings;
+        standing.missing.extend(keys.iter().map(|key| (key.clone(), telling)));
         if standing.missing.len() > MAX_PENDING {
             standing.missing.clear();
             standing.compared = false;
+            standing.forgotten = telling;
         }
+    }
+
+    /// What it lacks. It goes on lacking that until it was told: a conversation may take long and fail.
+    fn begin(&self) -> Begun {
+        let standing = self.standing.lock();
+        Begun { keys: standing.missing.clone(), tellings: standing.tellings }
     }
 }
 
@@ -190,6 +221,11 @@ impl Appliance {
         self.peers.tried.notify_all();
     }
 
+    /// Notes what the other members have to be told with the next change that is put to them.
+    pub(in super::super) fn owe(&self, keys: Vec<Key>) {
+        self.peers.all().iter().for_each(|peer| peer.told(&keys));
+    }
+
     /// Puts changed records to the other members, those that are there.
     pub(in super::super) fn spread(&self, keys: &[Key]) {
         let peers = self.peers.all();
@@ -220,35 +256,29 @@ impl Appliance {
 
     pub(super) fn deliver(&self, peer: &Arc<Peer>) {
         let Some(mut line) = peer.line.try_lock_for(ANSWER) else { return };
-        let keys = {
-            let mut standing = peer.standing.lock();
-            // Whoever had the line before may have found that nobody is there: one wait is enough.
-            if !standing.reachable || standing.missing.is_empty() {
-                return;
-            }
-            std::mem::take(&mut standing.missing)
-        };
-        let done = self.put_all(peer, &mut line, keys.iter());
-        self.judge(peer, done, keys, false);
+        let begun = peer.begin();
+        // Whoever had the line before may have found that nobody is there: one wait is enough.
+        if !peer.standing.lock().reachable || begun.keys.is_empty() {
+            return;
+        }
+        let done = self.put_all(peer, &mut line, begun.keys.keys());
+        self.judge(peer, done, &begun, false);
     }
 
     /// Notes how a conversation with a member ended.
-    fn judge(&self, peer: &Arc<Peer>, done: Result<(), String>, keys: BTreeSet<Key>, round: bool) {
+    fn judge(&self, peer: &Arc<Peer>, done: Result<(), String>, begun: &Begun, round: bool) {
         let mut standing = peer.standing.lock();
         match done {
             Ok(()) => {
                 if round && !standing.reachable {
                     log::info!("member {} ({}) is synchronised", peer.member.serial, peer.member.address);
                 }
-                standing.compared |= round;
-                standing.reachable |= round;
-                standing.why.clear();
+                standing.told(begun, round);
             }
             Err(why) => {
                 if standing.why != why {
                     log::warn!("member {} ({}): {why}", peer.member.serial, peer.member.address);
                 }
-                standing.missing.extend(keys);
                 standing.reachable = false;
                 standing.why = why;
             }
@@ -262,15 +292,16 @@ impl Appliance {
     /// Compares with a member and mends both.
     pub(super) fn round(&self, peer: &Arc<Peer>) {
         let Some(mut line) = peer.line.try_lock_for(ANSWER) else { return };
-        let keys = std::mem::take(&mut peer.standing.lock().missing);
+        let begun = peer.begin();
         let done = self.compare(peer, &mut line);
-        self.judge(peer, done, keys, true);
+        self.judge(peer, done, &begun, true);
     }
 
     fn compare(&self, peer: &Peer, line: &mut Option<Line>) -> Result<(), String> {
         let ours = self.inventory();
         let root = Self::root_of(&ours);
-        let (clock, horizon, seen, theirs) = match self.converse(peer, line, &self.status(&root))? {
+        let (serial, since) = (&peer.member.serial, self.clock.last());
+        let (clock, horizon, seen, theirs) = match self.converse(peer, line, &self.status(serial, &root))? {
             Said::Status { clock, horizon, seen, root, .. } => (clock, horizon, seen, root),
             Said::Versions { some, .. } => {
                 self.absorb(some).map_err(|rv| format!("its policy could not be stored here ({rv:#x})"))?;
@@ -279,7 +310,7 @@ impl Appliance {
             }
             _ => return Err(NONSENSE.into()),
         };
-        self.may_meet(clock, horizon, seen)?;
+        self.may_meet(serial, clock, horizon, seen)?;
         if *theirs != *root {
             let Said::List { all } = self.converse(peer, line, &Ask::List {})? else {
                 return Err(NONSENSE.into());
@@ -291,14 +322,14 @@ impl Appliance {
             self.get_all(peer, line, differ(&theirs, &ours))?;
             self.put_all(peer, line, differ(&ours, &theirs).iter())?;
         }
-        self.note_seen();
+        self.note_known(serial, since);
         Ok(())
     }
 
     /// Refuses to mend what would bring deleted keys back.
-    pub(super) fn may_meet(&self, clock: u64, horizon: u64, seen: u64) -> Result<(), String> {
+    pub(super) fn may_meet(&self, serial: &str, clock: u64, horizon: u64, seen: u64) -> Result<(), String> {
         self.clock.heard(clock);
-        let mine = self.claim();
+        let mine = self.claim(serial);
         if seen < mine.horizon {
             return Err(STALE.into());
         }
@@ -309,11 +340,20 @@ impl Appliance {
         Ok(())
     }
 
-    fn note_seen(&self) {
-        let now = self.clock.last();
-        if self.state.read().meta.seen.saturating_add(NOTE) < now {
-            // Only a note: the next round writes it where this one could not.
-            let _ = self.change_meta(|meta| meta.seen = now);
+    /// A member's deletions of until then are known here. From then on it had the clock that it was told.
+    fn note_known(&self, serial: &str, since: u64) {
+        {
+            let mut state = self.state.write();
+            let known = state.meta.known.entry(serial.to_owned()).or_default();
+            *known = since.max(*known);
+        }
+        if self.peers.noted.load(Ordering::Relaxed).saturating_add(NOTE) < since {
+            self.peers.noted.store(since, Ordering::Relaxed);
+            // Only a note: a later round writes it where this one could not. Nothing is known of who is no member.
+            let _ = self.change_meta(|meta| {
+                let members: BTreeSet<_> = meta.members.iter().map(|m| m.serial.clone()).collect();
+                meta.known.retain(|serial, _| members.contains(serial));
+            });
         }
     }
 
@@ -358,8 +398,8 @@ impl Appliance {
         Ok(())
     }
 
-    pub(super) fn status(&self, root: &Bytes) -> Ask {
-        let mine = self.claim();
+    pub(super) fn status(&self, to: &str, root: &Bytes) -> Ask {
+        let mine = self.claim(to);
         let serial = self.state.read().meta.serial.clone();
         Ask::Status { serial, clock: mine.clock, horizon: mine.horizon, seen: mine.seen, root: root.clone() }
     }
@@ -423,7 +463,7 @@ impl Appliance {
         let talk = Talk { nonces: [nonce, answer.to_vec()], ..Talk::default() };
         let mut line = Line { link, talk };
         let root = Self::root_of(&self.inventory());
-        match self.say(&mut line, &self.status(&root))? {
+        match self.say(&mut line, &self.status(&serial, &root))? {
             Said::Refused { why } => Err(format!("{address}: {why}")),
             status => Ok((line, serial, status)),
         }
@@ -444,7 +484,7 @@ impl Appliance {
     }
 
     /// Takes over how far back deletions are remembered.
-    pub(super) fn adopt_horizon(&self, horizon: u64) {
+    pub(in super::super) fn adopt_horizon(&self, horizon: u64) {
         if horizon <= self.state.read().meta.horizon {
             return;
         }
@@ -475,5 +515,36 @@ fn attend(weak: &Weak<Appliance>, peer: &Arc<Peer>, every: Duration) {
         drop(appliance);
         let mut standing = peer.standing.lock();
         peer.bell.wait_for(&mut standing, every);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While a member is being told something it has not got it, and what changes meanwhile it has to be told again.
+    #[test]
+    fn a_member_has_what_it_was_told_and_not_before() {
+        let peer = Peer {
+            member: Member { serial: "b".into(), address: "unix:/nowhere".into() },
+            line: Mutex::new(None),
+            standing: Mutex::new(Standing { reachable: true, compared: true, ..Standing::default() }),
+            bell: Condvar::new(),
+        };
+        let (one, two) = (vec![b'o', 1], vec![b'o', 2]);
+        peer.told(&[one.clone(), two.clone()]);
+        let begun = peer.begin();
+        assert!(!peer.has(&[one.clone()]) && !peer.has(&[two.clone()]), "nothing is confirmed");
+        peer.told(&[two.clone()]);
+        peer.standing.lock().told(&begun, false);
+        assert!(peer.has(&[one.clone()]) && !peer.has(&[two.clone()]));
+        // A comparison that began before what it lacks was given up says nothing of that.
+        let begun = peer.begin();
+        peer.told(&(0..=MAX_PENDING).map(|n| n.to_le_bytes().to_vec()).collect::<Vec<_>>());
+        peer.standing.lock().told(&begun, true);
+        assert!(!peer.has(&[one.clone()]));
+        let begun = peer.begin();
+        peer.standing.lock().told(&begun, true);
+        assert!(peer.has(&[one, two]));
     }
 }

@@ -73,12 +73,13 @@ pub(super) fn module() -> Ck<Arc<Module>> {
 
 pub(super) fn initialize() -> Ck<()> {
     let mut slot = MODULE.write();
-    if let Some(module) = &*slot {
-        if module.pid == std::process::id() {
-            return Err(CKR_CRYPTOKI_ALREADY_INITIALIZED);
-        }
-        // A child begins anew; the parent's sockets are not its own.
-        module.fleet.forget();
+    if slot.as_ref().is_some_and(|module| module.pid == std::process::id()) {
+        return Err(CKR_CRYPTOKI_ALREADY_INITIALIZED);
+    }
+    if let Some(parents) = slot.take() {
+        // A child begins anew; the parent's sockets are not its own, and its threads' locks are never given back.
+        parents.fleet.forget();
+        std::mem::forget(parents);
     }
     let (members, tls) = config::read().map_err(|e| {
         log::error!("{e}");

@@ -102,6 +102,12 @@ fn a_member_that_was_away_is_told_what_it_missed() {
     assert!(lacks.contains("user carol") && lacks.contains(&format!("{goes:#x}")), "{health}");
     assert_eq!(health["members"][0]["reachable"], false);
     assert_eq!(alice.generate(&[(CKA_TOKEN, &[1])]).err(), Some(CKR_TOKEN_WRITE_PROTECTED));
+    // Nor does a session key become one, and it stays what it is.
+    let session = alice.generate(&[]).unwrap();
+    assert_eq!(alice.set(session, CKA_TOKEN, &[1]), Err(CKR_TOKEN_WRITE_PROTECTED));
+    alice.once(Op::Encrypt, gcm(&[1; 12]), session, b"x").unwrap();
+    alice.set(session, CKA_LABEL, b"still here").unwrap();
+    alice.link.call::<()>(&Request::Destroy { s: alice.s, object: session }).unwrap();
     assert_eq!(alice.find(), vec![stays], "nothing is left of a key that is on one member only");
     drop(alice);
     one.stop();
@@ -115,6 +121,30 @@ fn a_member_that_was_away_is_told_what_it_missed() {
     let mut wanted = vec![stays, alone];
     wanted.sort_unstable();
     assert_eq!(found, wanted);
+}
+
+/// A user's deletion ends his shares on all members, those too that another member made without knowing of it.
+#[test]
+fn shares_with_a_deleted_user_end_on_all_members() {
+    let (mut one, mut two) = pair();
+    let alice = one.user("alice");
+    let (before, during) =
+        (alice.generate(&[(CKA_TOKEN, &[1])]).unwrap(), alice.generate(&[(CKA_TOKEN, &[1])]).unwrap());
+    one.logged_in("alice", Role::CryptoUser).key_share(before, "bob", true).unwrap();
+    one.same_as(&two);
+    drop(alice);
+    two.stop();
+    one.logged_in("admin", Role::Admin).user_delete("bob", Role::CryptoUser).unwrap();
+    one.stop();
+    two.start();
+    two.logged_in("alice", Role::CryptoUser).key_share(during, "bob", true).unwrap();
+    one.start();
+    one.same_as(&two);
+    for hsm in [&one, &two] {
+        let state = hsm.here().state.read();
+        assert!(!state.users.contains_key("bob"));
+        assert!(state.objects.values().all(|o| o.shared.is_empty()));
+    }
 }
 
 /// Changes on both sides while the members did not see each other: the later label, and what either side forbade.
@@ -160,6 +190,26 @@ fn a_lockout_is_the_clusters() {
     one.user("alice");
 }
 
+/// A password that an admin gives ends the logins with the old one, on all members; one's own change ends none.
+#[test]
+fn a_reset_password_ends_logins_everywhere() {
+    let (one, two) = pair();
+    let (here, there) = (one.user("alice"), two.user("alice"));
+    let new = "another password";
+    let change = Request::SetPin { s: here.s, old: bytes(PASSWORD.as_bytes()), new: bytes(new.as_bytes()) };
+    here.link.call::<()>(&change).unwrap();
+    one.same_as(&two);
+    assert!(here.generate(&[]).is_ok() && there.generate(&[]).is_ok());
+    let admin = one.logged_in("admin", Role::Admin);
+    admin.user_change_password("alice", Role::CryptoUser, None, PASSWORD).unwrap();
+    for user in [&here, &there] {
+        assert_eq!(user.generate(&[]), Err(CKR_USER_NOT_LOGGED_IN));
+        assert!(user.find().is_empty(), "private session keys end with the login");
+    }
+    admin.user_change_password("admin", Role::Admin, Some(ADMIN), ADMIN).unwrap();
+    admin.user_list().unwrap();
+}
+
 /// Another cluster's HSM, a backup that is too old, one member too many, the same member twice: each is refused, and says
 /// why.
 #[test]
@@ -192,6 +242,27 @@ fn who_does_not_belong_is_refused() {
     assert!(one.here().version(&user_key("alice")).is_some() && one.here().version(&object_key(1)).is_none());
 }
 
+/// A backup claims to know the deletions of the HSM that it is of, and of others as of when that one last saw them.
+#[test]
+fn a_backup_claims_no_deletions_of_a_member_that_was_away() {
+    let (one, mut two) = pair();
+    one.same_as(&two);
+    let (first, second) =
+        (one.here().state.read().meta.serial.clone(), two.here().state.read().meta.serial.clone());
+    two.stop();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let now = one.here().clock.tick();
+    let third = Hsm::restored(&one.backup());
+    let claim = |to: &str| third.here().claim(to).seen;
+    assert!(claim(&first) >= now);
+    assert!((1..now).contains(&claim(&second)), "{} {now}", claim(&second));
+    assert!(claim("somebody") < now);
+    // The deletions of then are remembered by both: it is let in.
+    two.start();
+    one.add(&third).unwrap();
+    third.same_as(&two);
+}
+
 /// A removed member logs nobody in, and its word is not taken any more; the others go on.
 #[test]
 fn a_removed_member_is_out() {
@@ -200,12 +271,19 @@ fn a_removed_member_is_out() {
     one.add(&three).unwrap();
     let mut away = Hsm::restored(&one.backup());
     one.add(&away).unwrap();
+    let logged_in = three.user("alice");
     away.stop();
     let info = two.manager().hsm_info().unwrap();
     assert_eq!(info["hsms"].as_array().unwrap().len(), 4, "{info}");
     one.logged_in("admin", Role::Admin).cluster_remove(&away.address().to_string()).unwrap();
     one.logged_in("admin", Role::Admin).cluster_remove(&three.address().to_string()).unwrap();
     refused(three.manager().login("admin", Role::Admin, ADMIN), "was removed");
+    assert_eq!(
+        logged_in.generate(&[]),
+        Err(CKR_USER_NOT_LOGGED_IN),
+        "who was logged in there is not any more"
+    );
+    drop(logged_in);
     let link = Link::new(three.address(), None).unwrap();
     let s = link.call(&Request::OpenSession { rw: true }).unwrap();
     assert_eq!(User { link, s }.login(CKU_USER, &format!("alice:{PASSWORD}")), Err(CKR_DEVICE_REMOVED));
@@ -230,8 +308,9 @@ fn a_removed_member_is_out() {
 fn members_on_tcp_have_certificates_of_one_ca() {
     let (ca, other) = (Ca::new("our CA"), Ca::new("their CA"));
     let certify = |hsm: &Hsm, ca: &Ca| -> Result<(), HsmError> {
-        let csr = hsm.manager().csr()?["csr"].as_str().unwrap().to_owned();
-        hsm.manager().initialize(ca.sign(&csr), ca.pem()).map(|_| ())
+        let admin = hsm.logged_in("admin", Role::Admin);
+        let csr = admin.csr()?["csr"].as_str().unwrap().to_owned();
+        admin.initialize(ca.sign(&csr), ca.pem()).map(|_| ())
     };
     let one = Hsm::new();
     certify(&one, &ca).unwrap();

@@ -68,3 +68,30 @@ fn a_rotated_key_leaves_its_label_to_a_new_one() {
     assert_eq!(kek, Some(CKR_KEY_FUNCTION_NOT_PERMITTED));
     assert!(hsm.logged_in("bob", Role::CryptoUser).key_rotate(found[0]).is_err());
 }
+
+/// A file that somebody made himself is no way around the rules of templates: flags are flags, attributes known ones, and not
+/// without end.
+#[test]
+fn an_imported_file_is_looked_at_as_a_template() {
+    let hsm = Hsm::new();
+    let alice = hsm.logged_in("alice", Role::CryptoUser);
+    let good = || {
+        let mut attrs = crate::hsm::attrs::Attrs(std::collections::BTreeMap::new());
+        attrs.set_number(CKA_CLASS, CKO_SECRET_KEY);
+        attrs.set_number(CKA_KEY_TYPE, CKK_AES);
+        attrs.set(CKA_VALUE, &[7; 32]);
+        attrs
+    };
+    let import = |attrs: &crate::hsm::attrs::Attrs| {
+        let file = crate::hsm::export::EXPORT.seal(FILE.as_bytes(), Cost::TESTS, &attrs.encode()).unwrap();
+        alice.key_import(&file, FILE, None)
+    };
+    import(&good()).unwrap();
+    for (name, value) in
+        [(CKA_WRAP, vec![2]), (CKA_VENDOR_DEFINED | 9, vec![1]), (CKA_LABEL, vec![0; 65 << 10])]
+    {
+        let mut bad = good();
+        bad.set(name, &value);
+        assert!(import(&bad).is_err(), "{name:#x}");
+    }
+}

@@ -141,3 +141,117 @@ fn clients_that_stop_in_the_middle_hold_nothing() {
     assert_eq!(link.call::<Bytes>(&Request::Random { len: 5 }).unwrap().len(), 5);
     drop(begun);
 }
+
+/// A search is bounded: no template repeats an attribute thousands of times. Two values of one attribute find nothing.
+#[test]
+fn a_search_has_a_bound() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let key = alice.generate(&[(CKA_LABEL, b"k")]).unwrap();
+    let find = |attrs: Template| -> Ck<Vec<u64>> { alice.link.call(&Request::Find { s: alice.s, attrs }) };
+    assert_eq!(find(vec![(CKA_LABEL, bytes(b"k")); 128]), Ok(vec![key]));
+    assert_eq!(find(vec![(CKA_LABEL, bytes(b"k")), (CKA_LABEL, bytes(b"l"))]), Ok(vec![]));
+    assert_eq!(find(vec![(CKA_LABEL, bytes(b"k")); 129]), Err(CKR_ARGUMENTS_BAD));
+    // What is no attribute here is no error of who searches.
+    assert_eq!(find(vec![(CKA_VENDOR_DEFINED | 7, bytes(b"k"))]), Ok(vec![]));
+}
+
+/// Who has not said hello sends no long message, and who has said it holds a share of memory with begun ones, not all.
+#[test]
+fn begun_messages_have_a_bound_together() {
+    use std::io::{Read as _, Write as _};
+    let hsm = Hsm::new();
+    let Address::Unix(path) = hsm.address() else { panic!("a Unix socket") };
+    let connect = || std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let mut early = connect();
+    early.write_all(&(1u32 << 20).to_le_bytes()).unwrap();
+    assert_eq!(early.read(&mut [0; 1]).unwrap_or(0), 0, "it is closed");
+    let begun: Vec<_> = (0..30)
+        .filter_map(|_| {
+            let mut stream = connect();
+            stream.write_all(&frame(&Request::Hello { version: VERSION, app: bytes(b"") })).unwrap();
+            let mut hello = [0; 4 + 8 + 4 + 32];
+            stream.read_exact(&mut hello).unwrap();
+            stream.write_all(&(8u32 << 20).to_le_bytes()).ok()?;
+            stream.write_all(&vec![0; 5 << 20]).ok()?;
+            Some(stream)
+        })
+        .collect();
+    assert!((4..20).contains(&begun.len()), "48 MiB hold {} begun messages of 8 MiB", begun.len());
+    let link = Link::new(hsm.address(), None).unwrap();
+    assert_eq!(link.call::<Bytes>(&Request::Random { len: 5 }).unwrap().len(), 5);
+}
+
+/// A derivation makes 33 keys at most, and not more than its counter counts: keys would repeat.
+#[test]
+fn a_derivation_has_a_bound() {
+    let hsm = Hsm::new();
+    let alice = hsm.user("alice");
+    let generic: Template = vec![(CKA_VALUE_LEN, number(32)), (CKA_DERIVE, bytes(&[1]))];
+    let mech = plain(CKM_GENERIC_SECRET_KEY_GEN);
+    let key: u64 = alice.link.call(&Request::Generate { s: alice.s, mech, attrs: generic }).unwrap();
+    let derive = |more: usize, len: u64| -> Ck<Vec<u64>> {
+        let wanted = || vec![(CKA_VALUE_LEN, number(len)), (CKA_KEY_TYPE, number(CKK_GENERIC_SECRET))];
+        let counter = [&0u64.to_le_bytes()[..], &8u64.to_le_bytes()].concat();
+        let data = vec![(CK_SP800_108_ITERATION_VARIABLE, bytes(&counter))];
+        let params = Params::Kdf { prf: CKM_SHA256_HMAC, data, iv: bytes(b""), more: vec![wanted(); more] };
+        let mech = Mech { kind: CKM_SP800_108_COUNTER_KDF, params };
+        alice.link.call(&Request::Derive { s: alice.s, mech, key, attrs: wanted() })
+    };
+    assert_eq!(derive(32, 16).unwrap().len(), 33);
+    assert_eq!(derive(33, 16), Err(CKR_MECHANISM_PARAM_INVALID));
+    assert_eq!(derive(1, 255 * 16).unwrap().len(), 2);
+    assert_eq!(derive(2, 255 * 16), Err(CKR_KEY_SIZE_RANGE));
+}
+
+/// A key is not told piece by piece: from a hidden one no piece, and nothing short, is derived, what is derived for trusted
+/// keys only stays so, and the base's own template holds.
+#[test]
+fn a_derivation_tells_no_piece_of_its_base() {
+    let mut hsm = Hsm::new();
+    hsm.stop();
+    hsm.start_with(Config { legacy: true, ..config() });
+    let alice = hsm.user("alice");
+    let derive = |base: u64, kind: u64, params: Params, more: &[(u64, &[u8])]| -> Ck<Vec<u64>> {
+        let mut attrs: Template = vec![(CKA_KEY_TYPE, number(CKK_GENERIC_SECRET))];
+        attrs.extend(more.iter().map(|(n, v)| (*n, bytes(v))));
+        alice.link.call(&Request::Derive { s: alice.s, mech: Mech { kind, params }, key: base, attrs })
+    };
+    let data = |len: usize| Params::Data { iv: bytes(b""), data: bytes(&vec![1; len]) };
+    let len = |n: u64| n.to_le_bytes();
+    let base = alice
+        .generate(&[(CKA_DERIVE, &[1]), (CKA_EXTRACTABLE, &[1]), (CKA_WRAP_WITH_TRUSTED, &[1])])
+        .unwrap();
+    let cut = Err(CKR_KEY_SIZE_RANGE);
+    assert_eq!(derive(base, CKM_CONCATENATE_BASE_AND_DATA, data(4), &[(CKA_VALUE_LEN, &len(1))]), cut);
+    assert_eq!(derive(base, CKM_CONCATENATE_DATA_AND_BASE, data(31), &[(CKA_VALUE_LEN, &len(32))]), cut);
+    assert_eq!(derive(base, CKM_XOR_BASE_AND_DATA, data(1), &[]), cut);
+    assert_eq!(derive(base, CKM_AES_ECB_ENCRYPT_DATA, data(16), &[(CKA_VALUE_LEN, &len(1))]), cut);
+    let piece =
+        derive(base, CKM_EXTRACT_KEY_FROM_KEY, Params::Number { value: 0 }, &[(CKA_VALUE_LEN, &len(16))]);
+    assert_eq!(piece, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+    let extractable: (u64, &[u8]) = (CKA_EXTRACTABLE, &[1]);
+    let child = derive(base, CKM_CONCATENATE_BASE_AND_DATA, data(4), &[extractable]).unwrap()[0];
+    derive(base, CKM_XOR_BASE_AND_DATA, data(32), &[]).unwrap();
+    let kek = alice.generate(&[(CKA_WRAP, &[1])]).unwrap();
+    assert_eq!(alice.wrap(plain(CKM_AES_KEY_WRAP_KWP), kek, child).err(), Some(CKR_KEY_NOT_WRAPPABLE));
+
+    let open = alice.generate(&[(CKA_DERIVE, &[1]), (CKA_SENSITIVE, &[0]), (CKA_EXTRACTABLE, &[1])]).unwrap();
+    let piece =
+        derive(open, CKM_EXTRACT_KEY_FROM_KEY, Params::Number { value: 0 }, &[(CKA_VALUE_LEN, &len(2))]);
+    let asked = Request::GetAttrs { s: alice.s, object: piece.unwrap()[0], types: vec![CKA_CHECK_VALUE] };
+    let shown: (u64, Vec<Shown>) = alice.link.call(&asked).unwrap();
+    assert_eq!(shown.1[0].1.as_ref().map(|v| v.to_vec()), Some(vec![]), "no check value of two bytes");
+
+    let template = crate::hsm::wire::encode(&vec![(CKA_SIGN, bytes(&[1])), (CKA_EXTRACTABLE, bytes(&[0]))]);
+    let strict =
+        alice.generate(&[(CKA_DERIVE, &[1]), (CKA_EXTRACTABLE, &[1]), (CKA_DERIVE_TEMPLATE, &template)]);
+    let strict = strict.unwrap();
+    assert_eq!(
+        derive(strict, CKM_XOR_BASE_AND_DATA, data(32), &[extractable]),
+        Err(CKR_TEMPLATE_INCONSISTENT)
+    );
+    derive(strict, CKM_XOR_BASE_AND_DATA, data(32), &[]).unwrap();
+    let never = alice.generate(&[]).unwrap();
+    assert_eq!(alice.set(never, CKA_DERIVE, &[1]), Err(CKR_ATTRIBUTE_READ_ONLY));
+}

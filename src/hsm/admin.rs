@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Ck;
 use super::appliance::{App, Appliance, Life, Login};
 use super::cluster::user_key;
+use super::quorum::{Service, Terms};
 use super::record;
 use super::session::check_new_password;
 use super::users::{MAX_USERS, Permission, Role, User};
@@ -58,7 +59,13 @@ pub(crate) enum Command {
     /// `key export`: a file under a password.
     KeyExport { handle: u64, password: Zeroized },
     /// `key import` of such a file.
-    KeyImport { file: String, password: Zeroized, label: Option<String> },
+    KeyImport {
+        file: String,
+        password: Zeroized,
+        label: Option<String>,
+        #[serde(default)]
+        terms: Terms,
+    },
     /// `key rotate`.
     KeyRotate { handle: u64 },
     /// Digests of the token objects, to compare members.
@@ -71,6 +78,24 @@ pub(crate) enum Command {
     Backup { password: Zeroized },
     /// `audit verify`.
     AuditVerify,
+    /// `user change-quorum token-sign register`: a public key (PEM), and the signed registration file.
+    RegisterApprover { public_key: String, token: String },
+    /// `quorum token-sign generate`; for key services perhaps for one key alone.
+    QuorumGenerate { service: Service, key: Option<u64> },
+    /// The file of a token with its signatures: the next operation of its service has these approvals.
+    QuorumApprove { approval: String },
+    /// `quorum token-sign list`.
+    QuorumList,
+    /// `quorum token-sign list-quorum-values`.
+    QuorumValues,
+    /// `quorum token-sign list-timeouts`.
+    QuorumTimeouts,
+    /// `quorum token-sign delete`: one's own, or all.
+    QuorumDelete { all: bool },
+    /// `quorum token-sign set-quorum-value`.
+    QuorumSet { service: Service, value: u32 },
+    /// Whether a new key can be made so: says why not.
+    KeyTerms { terms: Terms },
 }
 
 /// A password in a command: wiped, and not printed.
@@ -136,7 +161,9 @@ impl Appliance {
             Command::Health => Ok(self.health()),
             Command::Csr => self.csr(),
             Command::Initialize { signed, ca } => {
-                self.logged(app, "CN_INIT_CLUSTER", "", self.initialize(&signed, &ca))
+                let guard = self.guard(Service::Cluster);
+                let result = self.with_approval(app, &guard, || self.initialize(&signed, &ca));
+                self.logged(app, "CN_INIT_CLUSTER", "", result)
             }
             Command::Activate { password } => {
                 self.logged(app, "CN_ACTIVATE", "", self.activate(password.0.as_bytes()))
@@ -145,12 +172,15 @@ impl Appliance {
             Command::Logout => {
                 *app.login.write() = None;
                 *app.kept_until.lock() = None;
+                self.tokens.end_of(app.id);
                 Ok(json!({ "message": "Logout successful" }))
             }
             Command::UserList => self.user_list(app),
             Command::UserCreate { username, role, password } => {
                 Self::need(app, Permission::ManageUsers)?;
-                let result = self.user_create(&username, role, password.0.as_bytes());
+                let result = self.with_approval(app, &self.guard(Service::User), || {
+                    self.user_create(&username, role, password.0.as_bytes())
+                });
                 let name = username.to_lowercase();
                 let result = self.logged(app, "CN_CREATE_USER", self.known(&name), result);
                 result.map(|done| self.covered(done, &[user_key(&name)]))
@@ -160,7 +190,8 @@ impl Appliance {
                 let name = username.to_lowercase();
                 // Before it is gone.
                 let known = self.known(&name);
-                let result = self.user_delete(&username, role);
+                let result =
+                    self.with_approval(app, &self.guard(Service::User), || self.user_delete(&username, role));
                 let result = self.logged(app, "CN_DELETE_USER", known, result);
                 result.map(|done| self.covered(done, &[user_key(&name)]))
             }
@@ -172,12 +203,14 @@ impl Appliance {
             }
             Command::ClusterAdd { member } => {
                 Self::need(app, Permission::ManageUsers)?;
-                let result = self.cluster_add(&member);
+                let result =
+                    self.with_approval(app, &self.guard(Service::Cluster), || self.cluster_add(&member));
                 self.logged(app, "CN_ADD_MEMBER", &member, result)
             }
             Command::ClusterRemove { member } => {
                 Self::need(app, Permission::ManageUsers)?;
-                let result = self.cluster_remove(&member);
+                let result =
+                    self.with_approval(app, &self.guard(Service::Cluster), || self.cluster_remove(&member));
                 self.logged(app, "CN_REMOVE_MEMBER", &member, result)
             }
             Command::UserReplicate { username } => {
@@ -304,6 +337,13 @@ impl Appliance {
                 "{name} owns {owned} keys; they would belong to nobody. Delete or hand over them first"
             ));
         }
+        if role == Role::Admin {
+            self.spare(&name)?;
+        }
+        let is_there = self.state.read().users.get(&name).is_some_and(|u| u.role == role);
+        if role == Role::CryptoUser && is_there {
+            self.unshare_all(&name)?;
+        }
         let gone = self.change_user(&name, |old, _| match old {
             Some(old) if old.role == role && role != Role::ApplianceUser => Ok((None, true)),
             old => Ok((old, false)),
@@ -334,15 +374,20 @@ impl Appliance {
         }
         Self::need(app, Permission::ChangeAnyPassword)?;
         let fresh = User::new(&name, role, Some(new), self.config.login_cost);
-        let found = self.change_user(&name, |user, _| match user {
-            Some(mut user) if user.role == role => {
-                user.verifier = fresh.verifier;
-                user.forgive();
-                user.version += 1;
-                Ok((Some(user), true))
-            }
-            other => Ok((other, false)),
-        })?;
+        let guard = self.guard(Service::User);
+        let set = || -> Result<bool, Refusal> {
+            Ok(self.change_user(&name, |user, _| match user {
+                Some(mut user) if user.role == role => {
+                    user.verifier = fresh.verifier;
+                    user.forgive();
+                    user.version += 1;
+                    Ok((Some(user), true))
+                }
+                other => Ok((other, false)),
+            })?)
+        };
+        // One's own password needs nobody's approval.
+        let found = if own { set()? } else { self.with_approval(app, &guard, set)? };
         if found { Ok(done) } else { refuse(format!("there is no {} named {name}", role.name())) }
     }
 

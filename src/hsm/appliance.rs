@@ -20,6 +20,7 @@ use super::cluster::{Clock, Key, Member, Peers, Policy, Stamp, Talk};
 use super::engine::Running;
 use super::error::HsmError;
 use super::object::Object;
+use super::quorum::Tokens;
 use super::record;
 use super::root::{self, Cost, Keys, Protection, hex};
 use super::store::Store;
@@ -102,9 +103,12 @@ pub(super) struct Meta {
     pub(super) certificate: String,
     pub(super) ca: String,
     pub(super) audit: Head,
-    /// When label, quorum and members were last changed.
+    /// When label and members were last changed.
     #[serde(default)]
     pub(super) policy: Stamp,
+    /// When a quorum value was last set.
+    #[serde(default)]
+    pub(super) quorum_stamp: Stamp,
     #[serde(default)]
     pub(super) members: Vec<Member>,
     /// It was a member once: where it is none now, it was removed.
@@ -126,6 +130,7 @@ impl Meta {
             members: self.members.clone(),
             label: self.label.clone(),
             quorum: self.quorum.clone(),
+            quorum_stamp: self.quorum_stamp.clone(),
         }
     }
 
@@ -135,6 +140,7 @@ impl Meta {
         self.members.clone_from(&policy.members);
         self.label.clone_from(&policy.label);
         self.quorum.clone_from(&policy.quorum);
+        self.quorum_stamp = policy.quorum_stamp.clone();
         self.joined |= policy.has(&self.serial);
     }
 
@@ -173,6 +179,7 @@ pub struct Appliance {
     pub(super) guessing: Mutex<()>,
     pub(super) audit: Mutex<Audit>,
     pub(super) apps: Mutex<HashMap<u64, Arc<App>>>,
+    pub(super) tokens: Tokens,
     pub(super) clock: Clock,
     pub(super) peers: Peers,
     /// What all applications take of memory.
@@ -251,6 +258,7 @@ impl Appliance {
             ca: String::new(),
             audit: Head::default(),
             policy: Stamp::default(),
+            quorum_stamp: Stamp::default(),
             members: Vec::new(),
             joined: false,
             horizon: 0,
@@ -280,7 +288,10 @@ impl Appliance {
         let gone = record::read_gone(&store, dir)?;
         let clock = Clock::default();
         let stamps = users.values().map(|u| &u.stamp).chain(objects.values().map(|o| &o.stamp));
-        stamps.chain(gone.values()).chain([&meta.policy]).for_each(|stamp| clock.heard(stamp.time));
+        stamps
+            .chain(gone.values())
+            .chain([&meta.policy, &meta.quorum_stamp])
+            .for_each(|stamp| clock.heard(stamp.time));
         clock.heard(meta.horizon.max(meta.seen));
         let appliance = Arc::new(Self {
             dir: dir.to_owned(),
@@ -291,6 +302,7 @@ impl Appliance {
             guessing: Mutex::new(()),
             audit: Mutex::new(audit),
             apps: Mutex::new(HashMap::new()),
+            tokens: Tokens::default(),
             clock,
             peers: Peers::default(),
             budget: Budget::new(budget::ALL, None),
@@ -392,6 +404,7 @@ impl Appliance {
         };
         if last {
             self.drop_session_objects(app.id, None);
+            self.tokens.end_of(app.id);
         }
     }
 
@@ -403,7 +416,10 @@ impl Appliance {
                 && app.kept_until.lock().is_none_or(|until| until <= now)
         };
         let ended: Vec<_> = self.apps.lock().extract_if(|_, app| over(app)).collect();
-        ended.iter().for_each(|(id, _)| self.drop_session_objects(*id, None));
+        for (id, _) in &ended {
+            self.drop_session_objects(*id, None);
+            self.tokens.end_of(*id);
+        }
     }
 
     /// Session objects of an application, or of one of its sessions.
@@ -423,6 +439,7 @@ impl Appliance {
             let mut login = app.login.write();
             if login.as_ref().is_some_and(|l| l.name == name) {
                 *login = None;
+                self.tokens.end_of(app.id);
             }
         }
     }

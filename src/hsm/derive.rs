@@ -11,6 +11,7 @@ use super::lc::{Block, Cipher, Cmac, Hmac, Md};
 use super::material::{Key, point};
 use super::mechs;
 use super::object::{Object, Origin, complete};
+use super::quorum::{Guard, Terms};
 use super::users::Permission;
 use super::wire::{Bytes, Mech, Params, Template};
 
@@ -43,6 +44,10 @@ impl Appliance {
         let lens = given.iter().map(|g| wanted_len(g, mech.kind)).collect::<Ck<Vec<_>>>()?;
         let key = base.key()?;
         let other = self.second_key(app, mech)?;
+        // What is made of a key would be used without the approvals that the key itself needs.
+        if [Some(&base), other.as_ref()].into_iter().flatten().any(|k| Guard::management(k).is_on()) {
+            return Err(CKR_FUNCTION_REJECTED);
+        }
         let pieces = match &mech.params {
             Params::Kdf { prf, data, iv, .. } => kdf(mech.kind, *prf, data, iv, key.secret()?, &lens)?,
             _ => vec![simple(mech, &key, other.as_deref(), lens.first().copied().flatten())?],
@@ -92,7 +97,7 @@ impl Appliance {
             unextractable: all(CKA_NEVER_EXTRACTABLE),
         };
         let attrs = complete(attrs, given, origin)?;
-        self.put_one(self.place(app, s, attrs)?)
+        self.put_one(self.place(app, s, attrs)?, &Terms::default())
     }
 }
 

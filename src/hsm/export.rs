@@ -16,6 +16,7 @@ use super::cluster::object_key;
 use super::material;
 use super::object::{Object, Origin, complete};
 use super::passworded::Kind;
+use super::quorum::{Guard, Terms};
 use super::users::{MIN_PASSWORD, Permission};
 
 /// The file of an exported key. Never edit it.
@@ -43,9 +44,11 @@ impl Appliance {
         if password.len() < MIN_PASSWORD {
             return Err(Refusal(format!("the password of an export has at least {MIN_PASSWORD} characters")));
         }
-        let file = EXPORT.seal(password, self.file_cost(), &attrs.encode());
-        let file = file.ok_or_else(|| Refusal("Argon2id refuses its cost".into()))?;
-        Ok(json!({ "exported": BASE64.encode(file) }))
+        self.with_approval(app, &Guard::management(&object), || {
+            let file = EXPORT.seal(password, self.file_cost(), &attrs.encode());
+            let file = file.ok_or_else(|| Refusal("Argon2id refuses its cost".into()))?;
+            Ok(json!({ "exported": BASE64.encode(file) }))
+        })
     }
 
     /// `key import`: a new token key of the caller's, with the file's attributes.
@@ -55,8 +58,10 @@ impl Appliance {
         file: &str,
         password: &[u8],
         label: Option<&str>,
+        terms: &Terms,
     ) -> Result<Value, Refusal> {
         let owner = app.crypto_user(Permission::KeyManagement)?;
+        self.check_terms(&owner, terms)?;
         let refused = || Refusal("wrong password, or the file was cut or changed".into());
         let bytes = BASE64.decode(file).map_err(|_| refused())?;
         let plain = EXPORT.open(password, &bytes).ok_or_else(refused)?;
@@ -75,7 +80,7 @@ impl Appliance {
             return Err(refused());
         }
         self.not_weak(&attrs)?;
-        let handle = self.put_one(Object::new(&owner, None, attrs))?;
+        let handle = self.put_one(Object::new(&owner, None, attrs), terms)?;
         Ok(json!({ "key-reference": format!("{handle:#x}") }))
     }
 
@@ -90,7 +95,12 @@ impl Appliance {
             return Err(Refusal("the key's label cannot be changed (modifiable=false)".into()));
         }
         let (new, kept) = successor(&old)?;
-        let (fresh, was) = (new.handle, kept.attrs.bytes(CKA_LABEL).unwrap_or_default().to_vec());
+        self.with_approval(app, &Guard::management(&old), || self.replace_key(&old, new, kept))
+    }
+
+    fn replace_key(&self, old: &Object, new: Object, kept: Object) -> Result<Value, Refusal> {
+        let (handle, fresh) = (old.handle, new.handle);
+        let was = kept.attrs.bytes(CKA_LABEL).unwrap_or_default().to_vec();
         // Both at once: there is never no key of that label, nor two.
         self.insert(vec![new, kept])?;
         let keys = [object_key(fresh), object_key(handle)];
@@ -123,6 +133,7 @@ fn successor(old: &Object) -> Ck<(Object, Object)> {
     let attrs = complete(attrs, &given, Origin::Generated(mechanism))?;
     let mut new = Object::new(&old.owner, None, attrs);
     new.shared.clone_from(&old.shared);
+    new.quorum = old.quorum;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut label = old.attrs.bytes(CKA_LABEL).unwrap_or_default().to_vec();
     label.extend_from_slice(format!(".until-{}", now.as_millis()).as_bytes());

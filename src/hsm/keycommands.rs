@@ -13,6 +13,7 @@ use super::attrs::Attrs;
 use super::cluster::{Version, object_key};
 use super::lc::Md;
 use super::object::Object;
+use super::quorum::Guard;
 use super::record;
 use super::users::{Permission, Role};
 
@@ -31,8 +32,8 @@ impl Appliance {
                 let result = self.key_export(app, handle, password.0.as_bytes());
                 self.logged(app, "CN_GEN_PSWD_ENC_KEY", &format!("{handle:#x}"), result)
             }
-            Command::KeyImport { file, password, label } => {
-                let result = self.key_import(app, &file, password.0.as_bytes(), label.as_deref());
+            Command::KeyImport { file, password, label, terms } => {
+                let result = self.key_import(app, &file, password.0.as_bytes(), label.as_deref(), &terms);
                 let made = result.as_ref().ok().and_then(|v| v["key-reference"].as_str()).unwrap_or_default();
                 let made = made.to_owned();
                 self.logged(app, "CN_CREATE_OBJECT", &made, result)
@@ -57,7 +58,7 @@ impl Appliance {
                 let result = self.insert_masked(app, &masked);
                 self.logged(app, "CN_INSERT_MASKED_OBJECT_USER", "", result)
             }
-            _ => refuse("no such command"),
+            other => self.quorum_command(app, other),
         }
     }
 
@@ -85,14 +86,40 @@ impl Appliance {
         if !object.is_token() || name == object.owner {
             return refuse("only token keys are shared, and with others than their owner");
         }
+        if !share && object.shared.contains(&name) {
+            self.can_spare(&object, &name)?;
+        }
         let mut shared = object.shared.clone();
         let changed = if share { shared.insert(name) } else { shared.remove(&name) };
         if changed {
             let new =
                 Object::with(handle, object.owner.clone(), shared, None, object.quorum, object.attrs.clone());
-            self.insert(vec![new])?;
+            self.with_approval(app, &Guard::management(&object), || {
+                Ok::<_, Refusal>(self.insert(vec![new])?)
+            })?;
         }
         Ok(json!({ "message": if share { "Key shared successfully" } else { "Key unshared successfully" } }))
+    }
+
+    /// Takes back what is shared with a user who goes: another one of his name is another user.
+    pub(super) fn unshare_all(&self, name: &str) -> Result<(), Refusal> {
+        let shared: Vec<_> = {
+            let state = self.state.read();
+            state.objects.values().filter(|o| o.shared.contains(name)).cloned().collect()
+        };
+        for object in &shared {
+            self.can_spare(object, name)?;
+        }
+        let without = |o: &Arc<Object>| {
+            let mut left = o.shared.clone();
+            left.remove(name);
+            Object::with(o.handle, o.owner.clone(), left, None, o.quorum, o.attrs.clone())
+        };
+        if !shared.is_empty() {
+            self.insert(shared.iter().map(without).collect())?;
+            self.spread(&shared.iter().map(|o| object_key(o.handle)).collect::<Vec<_>>());
+        }
+        Ok(())
     }
 
     fn digests(&self) -> Value {

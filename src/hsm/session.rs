@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::Ck;
 use super::appliance::{App, Appliance, Life, Login, MAX_SESSIONS, Session};
+use super::quorum::Service;
 use super::users::{
     MAX_NAME, MAX_PASSWORD, MAX_USERS, MIN_PASSWORD, Permission, Role, User, split_pin, valid_name,
 };
@@ -157,6 +158,7 @@ impl Appliance {
         }
         self.log(app, s, "CN_LOGOUT", "", &Ok(()));
         *app.login.write() = None;
+        self.tokens.end_of(app.id);
         // Private session objects end with the login (PKCS#11 5.6: C_Logout).
         let gone = |o: &super::object::Object| {
             o.session.is_some_and(|(a, _)| a == app.id) && o.attrs.flag(CKA_PRIVATE)
@@ -182,6 +184,11 @@ impl Appliance {
     fn try_init_token(&self, name: &str, password: &[u8], label: &str) -> Ck<()> {
         if self.state.read().meta.members.len() > 1 {
             log::error!("a member of a cluster is not initialised anew: remove the other members first");
+            return Err(CKR_FUNCTION_REJECTED);
+        }
+        // One admin would take all users away, and the values with them.
+        if self.has_quorum() {
+            log::error!("an HSM with a quorum value is not initialised anew: set the values to 1 first");
             return Err(CKR_FUNCTION_REJECTED);
         }
         if self.state.read().meta.life == Life::Active {
@@ -216,6 +223,7 @@ impl Appliance {
         admin.stamp = self.stamp();
         admin.born = admin.stamp.clone();
         meta.quorum.clear();
+        meta.quorum_stamp = self.stamp();
         let users: std::collections::BTreeMap<_, _> = officers
             .into_iter()
             .filter(|u| u.role == Role::ApplianceUser)
@@ -250,7 +258,8 @@ impl Appliance {
             return Err(CKR_USER_NOT_LOGGED_IN);
         }
         let (name, password) = split_pin(pin, &self.config.default_user);
-        let result = self.set_user_password(&name, password, true);
+        let guard = self.guard(Service::User);
+        let result = self.with_approval(app, &guard, || self.set_user_password(&name, password, true));
         self.log(app, s, "CN_CHANGE_PSWD", self.known(&name), &result);
         result
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use envelopefs::hsm::{Address, Appliance, Cost, Manager, NewKey, Protection, Role};
+use envelopefs::hsm::{Address, Appliance, Cost, Manager, NewKey, Protection, Role, Sharing};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -115,7 +115,7 @@ impl Cluster {
             members.push(other);
         }
         let user = members[0].manager("user", Role::CryptoUser, PASSWORD);
-        user.key_generate(NewKey::Aes(32), "vault-key", "", &[]).unwrap();
+        user.key_generate(NewKey::Aes(32), "vault-key", "", &[], &Sharing::default()).unwrap();
         Self { members, _home: home }
     }
 

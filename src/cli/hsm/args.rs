@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::quorum_args::{
+    ApprovalArgs, ChangeQuorumCommand, CryptoCommand, PairSharingArgs, QuorumCommand, SharingArgs,
+};
 use crate::hsm::Role;
 
 /// `envelopefs hsm`.
@@ -56,6 +59,16 @@ pub(super) enum HsmCommand {
     Key {
         #[command(subcommand)]
         command: KeyCommand,
+    },
+    /// Has several users approve of what one alone may not do.
+    Quorum {
+        #[command(subcommand)]
+        command: QuorumCommand,
+    },
+    /// Uses keys.
+    Crypto {
+        #[command(subcommand)]
+        command: CryptoCommand,
     },
     /// Writes an encrypted backup of the whole HSM into its directory.
     Backup {
@@ -195,6 +208,8 @@ pub(super) enum ClusterCommand {
         /// Your CA's certificate (PEM): clients check the HSM against it, and it checks them.
         #[arg(long, value_name = "FILE")]
         trust_anchor: PathBuf,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Sets the password of the first admin; the HSM goes into service.
     Activate {
@@ -206,12 +221,16 @@ pub(super) enum ClusterCommand {
         /// The HSM: unix:PATH or tcp:HOST:PORT, as the other members reach it.
         #[arg(long, value_name = "ADDRESS")]
         member: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Takes a member out of the cluster.
     Remove {
         /// The member, by serial number or address.
         #[arg(long, value_name = "SERIAL|ADDRESS")]
         member: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Shows the HSMs of the cluster.
     HsmInfo,
@@ -225,6 +244,8 @@ pub(super) enum UserCommand {
         user: UserArgs,
         #[command(flatten)]
         password: PasswordArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Lists the users.
     List,
@@ -232,6 +253,13 @@ pub(super) enum UserCommand {
     Delete {
         #[command(flatten)]
         user: UserArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
+    },
+    /// Changes how a user takes part in quorum authentication.
+    ChangeQuorum {
+        #[command(subcommand)]
+        command: ChangeQuorumCommand,
     },
     /// Brings a user to all members of the cluster.
     Replicate {
@@ -248,6 +276,8 @@ pub(super) enum UserCommand {
         /// Read the old password, for one's own, from the first line of a file.
         #[arg(long, value_name = "FILE")]
         old_password_file: Option<PathBuf>,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
 }
 
@@ -274,6 +304,8 @@ pub(super) enum KeyCommand {
         /// Attributes: encrypt=true extractable=false ...
         #[arg(long, value_name = "NAME=VALUE", num_args = 1..)]
         attributes: Vec<String>,
+        #[command(flatten)]
+        sharing: SharingArgs,
     },
     /// Makes an RSA or EC pair.
     GenerateAsymmetricPair {
@@ -294,6 +326,8 @@ pub(super) enum KeyCommand {
         /// Attributes of the private key.
         #[arg(long, value_name = "NAME=VALUE", num_args = 1..)]
         attributes: Vec<String>,
+        #[command(flatten)]
+        sharing: PairSharingArgs,
     },
     /// Lists the keys that one owns or that are shared with one.
     List,
@@ -309,6 +343,8 @@ pub(super) enum KeyCommand {
         /// Attribute and value.
         #[arg(value_name = "NAME=VALUE")]
         attribute: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Lets another crypto user use a key.
     Share {
@@ -317,6 +353,8 @@ pub(super) enum KeyCommand {
         /// The crypto user.
         #[arg(long)]
         username: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Writes an extractable key into a file under a password.
     Export {
@@ -327,6 +365,8 @@ pub(super) enum KeyCommand {
         path: PathBuf,
         #[command(flatten)]
         password: PasswordArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Takes in a key from such a file.
     Import {
@@ -338,11 +378,15 @@ pub(super) enum KeyCommand {
         label: Option<String>,
         #[command(flatten)]
         password: PasswordArgs,
+        #[command(flatten)]
+        sharing: SharingArgs,
     },
     /// Makes a new secret key in the place of one: label, uses and shares go over to it, the old one stays.
     Rotate {
         #[command(flatten)]
         key: KeyArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Brings a key to all members of the cluster.
     Replicate {
@@ -356,6 +400,8 @@ pub(super) enum KeyCommand {
         /// The crypto user.
         #[arg(long)]
         username: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Writes a key, wrapped under another (AES, RFC 5649), into a file.
     Wrap {
@@ -368,6 +414,12 @@ pub(super) enum KeyCommand {
         /// The file.
         #[arg(long, value_name = "FILE")]
         path: PathBuf,
+        /// The signed file of a quorum token, where the key to wrap needs approvals.
+        #[arg(long, value_name = "FILE")]
+        payload_approval: Option<PathBuf>,
+        /// The signed file of a quorum token, where the key that wraps needs approvals.
+        #[arg(long, value_name = "FILE")]
+        wrapping_approval: Option<PathBuf>,
     },
     /// Takes in an AES key that was wrapped so.
     Unwrap {
@@ -383,6 +435,10 @@ pub(super) enum KeyCommand {
         /// Attributes of the new key.
         #[arg(long, value_name = "NAME=VALUE", num_args = 1..)]
         attributes: Vec<String>,
+        #[command(flatten)]
+        sharing: SharingArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
 }
 

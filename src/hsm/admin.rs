@@ -161,8 +161,7 @@ impl Appliance {
             Command::Health => Ok(self.health()),
             Command::Csr => self.csr(),
             Command::Initialize { signed, ca } => {
-                let guard = self.guard(Service::Cluster);
-                let result = self.with_approval(app, &guard, || self.initialize(&signed, &ca));
+                let result = self.approved(app, Service::Cluster, || self.initialize(&signed, &ca));
                 self.logged(app, "CN_INIT_CLUSTER", "", result)
             }
             Command::Activate { password } => {
@@ -178,9 +177,8 @@ impl Appliance {
             Command::UserList => self.user_list(app),
             Command::UserCreate { username, role, password } => {
                 Self::need(app, Permission::ManageUsers)?;
-                let result = self.with_approval(app, &self.guard(Service::User), || {
-                    self.user_create(&username, role, password.0.as_bytes())
-                });
+                let create = || self.user_create(&username, role, password.0.as_bytes());
+                let result = self.approved(app, Service::User, create);
                 let name = username.to_lowercase();
                 let result = self.logged(app, "CN_CREATE_USER", self.known(&name), result);
                 result.map(|done| self.covered(done, &[user_key(&name)]))
@@ -190,8 +188,7 @@ impl Appliance {
                 let name = username.to_lowercase();
                 // Before it is gone.
                 let known = self.known(&name);
-                let result =
-                    self.with_approval(app, &self.guard(Service::User), || self.user_delete(&username, role));
+                let result = self.approved(app, Service::User, || self.user_delete(&username, role));
                 let result = self.logged(app, "CN_DELETE_USER", known, result);
                 result.map(|done| self.covered(done, &[user_key(&name)]))
             }
@@ -203,14 +200,12 @@ impl Appliance {
             }
             Command::ClusterAdd { member } => {
                 Self::need(app, Permission::ManageUsers)?;
-                let result =
-                    self.with_approval(app, &self.guard(Service::Cluster), || self.cluster_add(&member));
+                let result = self.approved(app, Service::Cluster, || self.cluster_add(&member));
                 self.logged(app, "CN_ADD_MEMBER", &member, result)
             }
             Command::ClusterRemove { member } => {
                 Self::need(app, Permission::ManageUsers)?;
-                let result =
-                    self.with_approval(app, &self.guard(Service::Cluster), || self.cluster_remove(&member));
+                let result = self.approved(app, Service::Cluster, || self.cluster_remove(&member));
                 self.logged(app, "CN_REMOVE_MEMBER", &member, result)
             }
             Command::UserReplicate { username } => {
@@ -233,7 +228,7 @@ impl Appliance {
     pub(super) fn logged(
         &self,
         app: &App,
-        opcode: &str,
+        opcode: &'static str,
         object: &str,
         result: Result<Value, Refusal>,
     ) -> Result<Value, Refusal> {
@@ -374,7 +369,6 @@ impl Appliance {
         }
         Self::need(app, Permission::ChangeAnyPassword)?;
         let fresh = User::new(&name, role, Some(new), self.config.login_cost);
-        let guard = self.guard(Service::User);
         let set = || -> Result<bool, Refusal> {
             Ok(self.change_user(&name, |user, _| match user {
                 Some(mut user) if user.role == role => {
@@ -387,7 +381,7 @@ impl Appliance {
             })?)
         };
         // One's own password needs nobody's approval.
-        let found = if own { set()? } else { self.with_approval(app, &guard, set)? };
+        let found = if own { set()? } else { self.approved(app, Service::User, set)? };
         if found { Ok(done) } else { refuse(format!("there is no {} named {name}", role.name())) }
     }
 

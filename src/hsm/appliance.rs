@@ -19,6 +19,7 @@ use super::budget::{self, Budget};
 use super::cluster::{Clock, Key, Member, Peers, Policy, Stamp, Talk};
 use super::engine::Running;
 use super::error::HsmError;
+use super::metrics::Counts;
 use super::object::Object;
 use super::quorum::Tokens;
 use super::record;
@@ -180,6 +181,7 @@ pub struct Appliance {
     pub(super) audit: Mutex<Audit>,
     pub(super) apps: Mutex<HashMap<u64, Arc<App>>>,
     pub(super) tokens: Tokens,
+    pub(super) counts: Counts,
     pub(super) clock: Clock,
     pub(super) peers: Peers,
     /// What all applications take of memory.
@@ -303,6 +305,7 @@ impl Appliance {
             audit: Mutex::new(audit),
             apps: Mutex::new(HashMap::new()),
             tokens: Tokens::default(),
+            counts: Counts::default(),
             clock,
             peers: Peers::default(),
             budget: Budget::new(budget::ALL, None),
@@ -344,7 +347,8 @@ impl Appliance {
     }
 
     /// Logs a management command; what it was refused with, too.
-    pub(super) fn log<T>(&self, app: &App, session: u64, opcode: &str, object: &str, result: &Ck<T>) {
+    pub(super) fn log<T>(&self, app: &App, session: u64, opcode: &'static str, object: &str, result: &Ck<T>) {
+        self.counts.command(opcode, result.is_err());
         let login = app.login.read().clone();
         let (user, role) = login.map_or((String::new(), ""), |l| (l.name, l.role.name()));
         let entry = Entry {

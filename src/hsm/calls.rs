@@ -11,6 +11,7 @@ use super::appliance::{App, Appliance, Session};
 use super::engine::{Running, begin, fresh_iv, permitted};
 use super::material::Key;
 use super::mechs;
+use super::metrics;
 use super::object::Object;
 use super::quorum::{Guard, Terms};
 use super::users::Permission;
@@ -21,8 +22,14 @@ use crate::crypto::random;
 const MAX_RANDOM: u32 = 1 << 20;
 
 impl Appliance {
-    /// Answers one request of an application.
+    /// Answers one request of an application, and counts it.
     pub(super) fn call(&self, app: &Arc<App>, request: Request, out: &mut Vec<u8>) {
+        let kind = metrics::kind(&request);
+        self.respond(app, request, out);
+        self.counts.request(kind, out);
+    }
+
+    fn respond(&self, app: &Arc<App>, request: Request, out: &mut Vec<u8>) {
         match request {
             Request::Once { s, op, mech, key, data, aux } => {
                 answer(self.once(app, s, op, &mech, key, &data, &aux), out);

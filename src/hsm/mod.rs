@@ -27,8 +27,10 @@ mod lc;
 mod manager;
 mod material;
 mod mechs;
+mod metrics;
 #[cfg(all(target_endian = "little", target_pointer_width = "64"))]
 mod module;
+mod monitor;
 mod object;
 mod passworded;
 mod pool;
@@ -53,6 +55,7 @@ pub use client::Link;
 pub use error::HsmError;
 pub use keystore::{KeyStore, KeyStoreError, KeyUser};
 pub use manager::{CURVES, Manager, NewKey, session_file};
+pub use monitor::Monitor;
 pub use quorum::{Service, Sharing};
 pub use root::{Cost, Protection, needs_passphrase};
 pub use server::{Peers, Server};

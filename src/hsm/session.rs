@@ -258,8 +258,7 @@ impl Appliance {
             return Err(CKR_USER_NOT_LOGGED_IN);
         }
         let (name, password) = split_pin(pin, &self.config.default_user);
-        let guard = self.guard(Service::User);
-        let result = self.with_approval(app, &guard, || self.set_user_password(&name, password, true));
+        let result = self.approved(app, Service::User, || self.set_user_password(&name, password, true));
         self.log(app, s, "CN_CHANGE_PSWD", self.known(&name), &result);
         result
     }

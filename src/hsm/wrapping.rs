@@ -131,6 +131,7 @@ impl Appliance {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, and its terms")]
     pub(super) fn unwrap(
         &self,
         app: &App,

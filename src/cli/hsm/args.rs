@@ -119,6 +119,9 @@ pub(super) struct ServeArgs {
     /// The most HSMs that the cluster may have: 1 to 28.
     #[arg(long, value_name = "COUNT", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=28))]
     pub(super) max_members: u8,
+    /// Serve /healthz and /metrics (Prometheus) there, for this machine.
+    #[arg(long, value_name = "127.0.0.1:PORT")]
+    pub(super) metrics: Option<std::net::SocketAddr>,
     /// Let a new key of a cluster be used although it is on this HSM only.
     #[arg(long)]
     pub(super) disable_key_availability_check: bool,

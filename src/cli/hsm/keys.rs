@@ -6,8 +6,9 @@ use std::path::Path;
 use serde_json::json;
 
 use super::Answer;
-use super::args::{KeyCommand, PairKind, SymmetricKind};
+use super::args::{KeyArgs, KeyCommand, PairKind, SymmetricKind};
 use super::quorum::approve;
+use super::quorum_args::ApprovalArgs;
 use crate::hsm::{CURVES, HsmError, Manager, NewKey};
 
 /// Runs a `key` command.
@@ -41,16 +42,24 @@ pub(super) fn run(command: &KeyCommand, hsm: &Manager) -> Answer {
             json!({ "message": "Key deleted successfully" })
         }
         KeyCommand::SetAttribute { key, attribute, approval } => {
-            let handle = find(hsm, &key.filter)?;
-            approval.give(hsm)?;
-            hsm.key_set_attribute(handle, attribute)?;
+            hsm.key_set_attribute(approved(hsm, key, approval)?, attribute)?;
             json!({ "message": "Attribute set successfully" })
         }
         KeyCommand::Share { key, username, approval } => {
-            let handle = find(hsm, &key.filter)?;
-            approval.give(hsm)?;
-            hsm.key_share(handle, username, true)?
+            hsm.key_share(approved(hsm, key, approval)?, username, true)?
         }
+        KeyCommand::Rotate { key, approval } => hsm.key_rotate(approved(hsm, key, approval)?)?,
+        KeyCommand::Replicate { key } => hsm.key_replicate(find(hsm, &key.filter)?)?,
+        KeyCommand::Unshare { key, username, approval } => {
+            hsm.key_share(approved(hsm, key, approval)?, username, false)?
+        }
+        files => travel(files, hsm)?,
+    })
+}
+
+/// Keys to files, and back.
+fn travel(command: &KeyCommand, hsm: &Manager) -> Answer {
+    Ok(match command {
         KeyCommand::Export { key, path, password, approval } => {
             let handle = find(hsm, &key.filter)?;
             let password = password.chosen("Password of the file: ")?;
@@ -63,17 +72,6 @@ pub(super) fn run(command: &KeyCommand, hsm: &Manager) -> Answer {
             let file = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
             let password = password.get("Password of the file: ")?;
             hsm.key_import(&file, &password, label.as_deref(), &sharing.sharing())?
-        }
-        KeyCommand::Rotate { key, approval } => {
-            let handle = find(hsm, &key.filter)?;
-            approval.give(hsm)?;
-            hsm.key_rotate(handle)?
-        }
-        KeyCommand::Replicate { key } => hsm.key_replicate(find(hsm, &key.filter)?)?,
-        KeyCommand::Unshare { key, username, approval } => {
-            let handle = find(hsm, &key.filter)?;
-            approval.give(hsm)?;
-            hsm.key_share(handle, username, false)?
         }
         KeyCommand::Wrap { payload_filter, wrapping_filter, path, payload_approval, wrapping_approval } => {
             let (by, key) = (find(hsm, wrapping_filter)?, find(hsm, payload_filter)?);
@@ -90,7 +88,15 @@ pub(super) fn run(command: &KeyCommand, hsm: &Manager) -> Answer {
             approval.give(hsm)?;
             made(&[hsm.key_unwrap(by, &wrapped, label, attributes, &sharing.sharing())?])
         }
+        _ => json!({}),
     })
+}
+
+/// The handle of a key, once the approvals for what follows are handed over.
+fn approved(hsm: &Manager, key: &KeyArgs, approval: &ApprovalArgs) -> Result<u64, Box<dyn Error>> {
+    let handle = find(hsm, &key.filter)?;
+    approval.give(hsm)?;
+    Ok(handle)
 }
 
 fn made(handles: &[u64]) -> serde_json::Value {

@@ -188,6 +188,16 @@ impl Appliance {
         result
     }
 
+    /// The same for a service of admins.
+    pub(super) fn approved<T, E: From<Unapproved>>(
+        &self,
+        app: &App,
+        service: Service,
+        run: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.with_approval(app, &self.guard(service), run)
+    }
+
     fn spend(&self, app: &App, guard: &Guard) -> Result<Token, Unapproved> {
         let refused = || match guard.key {
             None => Unapproved::Command,

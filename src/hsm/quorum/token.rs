@@ -123,6 +123,12 @@ impl Tokens {
         self.0.lock().push(token);
     }
 
+    /// How many there are.
+    pub(in super::super) fn count(&self) -> usize {
+        let now = Instant::now();
+        self.0.lock().iter().filter(|t| t.lives(now)).count()
+    }
+
     /// Those that live.
     pub(super) fn list(&self, now: Instant) -> Vec<Token> {
         self.0.lock().iter().filter(|t| t.lives(now)).cloned().collect()

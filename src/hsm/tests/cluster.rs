@@ -25,7 +25,7 @@ impl Hsm {
         self.logged_in("admin", Role::Admin).cluster_add(&other.address().to_string())
     }
 
-    fn here(&self) -> &Arc<Appliance> {
+    pub(super) fn here(&self) -> &Arc<Appliance> {
         self.appliance.as_ref().unwrap()
     }
 

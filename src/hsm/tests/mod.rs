@@ -3,6 +3,7 @@
 mod cluster;
 mod export;
 mod limits;
+mod monitor;
 mod quorum;
 
 use std::sync::Arc;

@@ -272,6 +272,7 @@ impl Appliance {
             .and_then(|found| if found == role { Ok(()) } else { Err(CKR_USER_TYPE_INVALID) });
         self.log(app, 0, "CN_LOGIN", self.known(&name), &result);
         result?;
+        self.tokens.end_of(app.id);
         *app.login.write() = Some(Login { name: name.clone(), role });
         *app.kept_until.lock() = Some(std::time::Instant::now() + KEEP_LOGIN);
         Ok(json!({ "username": name, "role": role.name() }))

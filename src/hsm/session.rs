@@ -66,6 +66,7 @@ impl Appliance {
     pub(super) fn close_all(&self, app: &App) {
         app.sessions.lock().clear();
         self.drop_session_objects(app.id, None);
+        self.tokens.end_of(app.id);
         *app.login.write() = None;
     }
 

@@ -157,6 +157,9 @@ fn two_admins_must_agree_on_users() {
         admin.login("admin", Role::Admin, ADMIN).unwrap();
         refused(create(), NEEDED);
         approve(&admin, Service::User, &[one, two]).unwrap();
+        admin.login("admin", Role::Admin, ADMIN).unwrap();
+        refused(create(), NEEDED);
+        approve(&admin, Service::User, &[one, two]).unwrap();
         admin.quorum_delete(true).unwrap();
         refused(create(), NEEDED);
     }

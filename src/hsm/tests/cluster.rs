@@ -50,7 +50,14 @@ pub(super) fn pair() -> (Hsm, Hsm) {
     let one = Hsm::new();
     let two = Hsm::restored(&one.backup());
     one.add(&two).unwrap();
-    (one, two)
+    // The new member tells what changes on it once it has met the other.
+    for _ in 0..3000 {
+        if two.health()["members"][0]["reachable"] == true {
+            return (one, two);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("the members do not meet: {}", two.health());
 }
 
 pub(super) fn refused<T: std::fmt::Debug>(result: Result<T, HsmError>, why: &str) {

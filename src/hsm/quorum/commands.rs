@@ -203,7 +203,8 @@ impl Appliance {
 
     fn list_tokens(&self) -> Value {
         let now = Instant::now();
-        let keys = self.approvers(|_| true);
+        let (admins, users) =
+            (self.approvers(|u| u.role == Role::Admin), self.approvers(|u| u.role == Role::CryptoUser));
         let needed = |token: &Token| match (token.service, token.key) {
             (Service::Registration, _) => Some(1),
             (service, Some(key)) => {
@@ -223,7 +224,7 @@ impl Appliance {
                     "username": token.username,
                     "service": token.service.name(),
                     "approvals-required": needed(token),
-                    "number-of-approvals": token.approvals(&keys),
+                    "number-of-approvals": token.approvals(if token.service.is_of_keys() { &users } else { &admins }),
                     "token-timeout-seconds": token.until.saturating_duration_since(now).as_secs(),
                     "cluster-coverage": "full",
                 })

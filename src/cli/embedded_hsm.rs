@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::error::CliError;
 use crate::backup::new_password;
-use crate::hsm::{Address, Appliance, Cost, Manager, NewKey, Protection, Role};
+use crate::hsm::{Address, Appliance, Cost, Manager, NewKey, Protection, Role, Sharing};
 use crate::keys::token::{self, program};
 
 /// The crypto user of the vaults, and the label of their key.
@@ -211,7 +211,7 @@ fn fill(dir: &Path) -> Result<(), CliError> {
     manager.logout().map_err(hsm)?;
     manager.login(NAME, Role::CryptoUser, &user).map_err(hsm)?;
     let attributes = ["id=0x01", "encrypt=true", "decrypt=true"].map(str::to_owned);
-    manager.key_generate(NewKey::Aes(32), NAME, "", &attributes).map_err(hsm)?;
+    manager.key_generate(NewKey::Aes(32), NAME, "", &attributes, &Sharing::default()).map_err(hsm)?;
     manager.logout().map_err(hsm)?;
     write(&dir.join(PIN_FILE), &Zeroizing::new(format!("{NAME}:{}", user.as_str())))
 }

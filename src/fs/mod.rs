@@ -8,8 +8,8 @@
 //! inode's `open`, the leases or a shard of the inode table, an inode's `ways`. None but `births` is held over a provider call:
 //! who waits for it alone waits for the makers, who ask a provider where no key is ready, and who comes behind him waits, too.
 
-mod ahead;
 mod again;
+mod ahead;
 mod attr;
 mod dirs;
 mod error;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Ck;
 use super::appliance::{App, Appliance, Life};
 use super::cluster::user_key;
+use super::quorum::{Service, Terms};
 use super::record;
 use super::session::check_new_password;
 use super::store::Table;
@@ -61,7 +62,13 @@ pub(crate) enum Command {
     /// `key export`: a file under a password.
     KeyExport { handle: u64, password: Zeroized },
     /// `key import` of such a file.
-    KeyImport { file: String, password: Zeroized, label: Option<String> },
+    KeyImport {
+        file: String,
+        password: Zeroized,
+        label: Option<String>,
+        #[serde(default)]
+        terms: Terms,
+    },
     /// `key rotate`.
     KeyRotate { handle: u64 },
     /// Digests of the token objects, to compare members.
@@ -74,6 +81,24 @@ pub(crate) enum Command {
     Backup { password: Zeroized },
     /// `audit verify`.
     AuditVerify,
+    /// `user change-quorum token-sign register`: a public key (PEM), and the signed registration file.
+    RegisterApprover { public_key: String, token: String },
+    /// `quorum token-sign generate`; for key services perhaps for one key alone.
+    QuorumGenerate { service: Service, key: Option<u64> },
+    /// The file of a token with its signatures: the next operation of its service has these approvals.
+    QuorumApprove { approval: String },
+    /// `quorum token-sign list`.
+    QuorumList,
+    /// `quorum token-sign list-quorum-values`.
+    QuorumValues,
+    /// `quorum token-sign list-timeouts`.
+    QuorumTimeouts,
+    /// `quorum token-sign delete`: one's own, or all.
+    QuorumDelete { all: bool },
+    /// `quorum token-sign set-quorum-value`.
+    QuorumSet { service: Service, value: u32 },
+    /// Whether a new key can be made so: says why not.
+    KeyTerms { terms: Terms },
 }
 
 /// A password in a command: wiped, and not printed.
@@ -143,7 +168,8 @@ impl Appliance {
             }
             Command::Initialize { signed, ca } => {
                 self.may_certify(app)?;
-                self.logged(app, "CN_INIT_CLUSTER", "", self.initialize(&signed, &ca))
+                let result = self.approved(app, Service::Cluster, || self.initialize(&signed, &ca));
+                self.logged(app, "CN_INIT_CLUSTER", "", result)
             }
             Command::Activate { password } => {
                 self.logged(app, "CN_ACTIVATE", "", self.activate(password.0.as_bytes()))
@@ -156,7 +182,8 @@ impl Appliance {
             Command::UserList => self.user_list(app),
             Command::UserCreate { username, role, password } => {
                 Self::need(app, Permission::ManageUsers)?;
-                let result = self.user_create(&username, role, password.0.as_bytes());
+                let create = || self.user_create(&username, role, password.0.as_bytes());
+                let result = self.approved(app, Service::User, create);
                 let name = username.to_lowercase();
                 let result = self.logged(app, "CN_CREATE_USER", self.known(&name), result);
                 result.map(|done| self.covered(done, &[user_key(&name)]))
@@ -166,7 +193,7 @@ impl Appliance {
                 let name = username.to_lowercase();
                 // Before it is gone.
                 let known = self.known(&name);
-                let result = self.user_delete(&username, role);
+                let result = self.approved(app, Service::User, || self.user_delete(&username, role));
                 let result = self.logged(app, "CN_DELETE_USER", known, result);
                 result.map(|done| self.covered(done, &[user_key(&name)]))
             }
@@ -178,12 +205,12 @@ impl Appliance {
             }
             Command::ClusterAdd { member } => {
                 Self::need(app, Permission::ManageUsers)?;
-                let result = self.cluster_add(&member);
+                let result = self.approved(app, Service::Cluster, || self.cluster_add(&member));
                 self.logged(app, "CN_ADD_MEMBER", &member, result)
             }
             Command::ClusterRemove { member } => {
                 Self::need(app, Permission::ManageUsers)?;
-                let result = self.cluster_remove(&member);
+                let result = self.approved(app, Service::Cluster, || self.cluster_remove(&member));
                 self.logged(app, "CN_REMOVE_MEMBER", &member, result)
             }
             Command::UserReplicate { username } => {
@@ -206,7 +233,7 @@ impl Appliance {
     pub(super) fn logged(
         &self,
         app: &App,
-        opcode: &str,
+        opcode: &'static str,
         object: &str,
         result: Result<Value, Refusal>,
     ) -> Result<Value, Refusal> {
@@ -324,28 +351,41 @@ impl Appliance {
         let name = username.to_lowercase();
         let mut refused = None;
         self.change_user(&name, |old, _| {
-            let state = self.state.read();
-            let admins = state.users.values().filter(|u| u.role == Role::Admin).count();
-            let owned = state.objects.values().filter(|o| o.owner == name && o.is_token()).count();
-            refused = match &old {
-                Some(old) if old.role == role && role != Role::ApplianceUser => None,
-                _ => Some(format!("there is no {} named {name}", role.name())),
-            };
-            if role == Role::Admin && admins < 2 {
-                refused = Some("the last admin cannot be deleted".into());
-            }
-            if owned > 0 && role == Role::CryptoUser {
-                refused = Some(format!(
-                    "{name} owns {owned} keys; they would belong to nobody. Delete or hand over them first"
-                ));
-            }
+            refused = self.may_go(&name, role, old.as_ref()).err();
             Ok((old.filter(|_| refused.is_some()), ()))
         })?;
         if let Some(why) = refused {
-            return refuse(why);
+            return Err(why);
         }
         self.expel(&name);
         Ok(json!({ "username": name, "role": role.name() }))
+    }
+
+    /// Whether a user may be deleted. Called with `writing` held.
+    fn may_go(&self, name: &str, role: Role, user: Option<&User>) -> Result<(), Refusal> {
+        let (admins, owned, shared) = {
+            let state = self.state.read();
+            let admins = state.users.values().filter(|u| u.role == Role::Admin).count();
+            let owned = state.objects.values().filter(|o| o.owner == name && o.is_token()).count();
+            let shared: Vec<_> =
+                state.objects.values().filter(|o| o.shared.contains(name)).cloned().collect();
+            (admins, owned, shared)
+        };
+        if role == Role::Admin && admins < 2 {
+            return refuse("the last admin cannot be deleted");
+        }
+        if owned > 0 && role == Role::CryptoUser {
+            return refuse(format!(
+                "{name} owns {owned} keys; they would belong to nobody. Delete or hand over them first"
+            ));
+        }
+        if !user.is_some_and(|u| u.role == role && role != Role::ApplianceUser) {
+            return refuse(format!("there is no {} named {name}", role.name()));
+        }
+        match role {
+            Role::Admin => self.spare(name),
+            _ => shared.iter().try_for_each(|key| self.can_spare(key, name)),
+        }
     }
 
     fn user_password(
@@ -367,18 +407,23 @@ impl Appliance {
         }
         Self::need(app, Permission::ChangeAnyPassword)?;
         let fresh = User::new(&name, role, Some(new), self.config.login_cost);
-        let found = self.change_user(&name, |user, _| match user {
-            Some(mut user) if user.role == role => {
-                user.reset(fresh);
-                Ok((Some(user), true))
-            }
-            other => Ok((other, false)),
-        })?;
+        let set = || {
+            let found = self.change_user(&name, |user, _| match user {
+                Some(mut user) if user.role == role => {
+                    user.reset(fresh);
+                    Ok((Some(user), true))
+                }
+                other => Ok((other, false)),
+            })?;
+            if found { Ok(()) } else { refuse(format!("there is no {} named {name}", role.name())) }
+        };
+        // One's own password needs nobody's approval.
+        if own { set() } else { self.approved(app, Service::User, set) }?;
         // An admin who gives himself another one stays.
-        if found && !own {
+        if !own {
             self.expel(&name);
         }
-        if found { Ok(done) } else { refuse(format!("there is no {} named {name}", role.name())) }
+        Ok(done)
     }
 
     fn audit_verify(&self) -> Result<Value, Refusal> {

@@ -19,7 +19,9 @@ use super::budget::{self, Budget};
 use super::cluster::{Clock, Key, Member, Peers, Policy, Stamp, Talk};
 use super::engine::Running;
 use super::error::HsmError;
+use super::metrics::Counts;
 use super::object::Object;
+use super::quorum::Tokens;
 use super::record;
 use super::root::{self, Cost, Keys, Protection, hex};
 use super::store::Store;
@@ -104,9 +106,12 @@ pub(super) struct Meta {
     pub(super) certificate: String,
     pub(super) ca: String,
     pub(super) audit: Head,
-    /// When label, quorum and members were last changed.
+    /// When label and members were last changed.
     #[serde(default)]
     pub(super) policy: Stamp,
+    /// When a quorum value was last set.
+    #[serde(default)]
+    pub(super) quorum_stamp: Stamp,
     #[serde(default)]
     pub(super) members: Vec<Member>,
     /// It was a member once: where it is none now, it was removed.
@@ -131,6 +136,7 @@ impl Meta {
             members: self.members.clone(),
             label: self.label.clone(),
             quorum: self.quorum.clone(),
+            quorum_stamp: self.quorum_stamp.clone(),
         }
     }
 
@@ -140,6 +146,7 @@ impl Meta {
         self.members.clone_from(&policy.members);
         self.label.clone_from(&policy.label);
         self.quorum.clone_from(&policy.quorum);
+        self.quorum_stamp = policy.quorum_stamp.clone();
         self.joined |= policy.has(&self.serial);
     }
 
@@ -184,6 +191,8 @@ pub struct Appliance {
     /// Held while the audit log is verified.
     pub(super) verifying: Mutex<()>,
     pub(super) apps: Mutex<HashMap<u64, Arc<App>>>,
+    pub(super) tokens: Tokens,
+    pub(super) counts: Counts,
     pub(super) clock: Clock,
     pub(super) peers: Peers,
     /// What all applications take of memory.
@@ -309,6 +318,7 @@ impl Appliance {
             ca: String::new(),
             audit: Head::default(),
             policy: Stamp::default(),
+            quorum_stamp: Stamp::default(),
             members: Vec::new(),
             joined: false,
             horizon: 0,
@@ -339,7 +349,10 @@ impl Appliance {
         let gone = record::read_gone(&store, dir)?;
         let clock = Clock::default();
         let stamps = users.values().map(|u| &u.stamp).chain(objects.values().map(|o| &o.stamp));
-        stamps.chain(gone.values()).chain([&meta.policy]).for_each(|stamp| clock.heard(stamp.time));
+        stamps
+            .chain(gone.values())
+            .chain([&meta.policy, &meta.quorum_stamp])
+            .for_each(|stamp| clock.heard(stamp.time));
         clock.heard(meta.horizon.max(meta.seen));
         let appliance = Arc::new(Self {
             dir: dir.to_owned(),
@@ -353,6 +366,8 @@ impl Appliance {
             audit: Mutex::new(audit),
             verifying: Mutex::new(()),
             apps: Mutex::new(HashMap::new()),
+            tokens: Tokens::default(),
+            counts: Counts::default(),
             clock,
             peers: Peers::default(),
             budget: Budget::new(budget::ALL, None),
@@ -404,7 +419,7 @@ impl Appliance {
     }
 
     /// Logs a management command; what it was refused with, too.
-    pub(super) fn log<T>(&self, app: &App, session: u64, opcode: &str, object: &str, result: &Ck<T>) {
+    pub(super) fn log<T>(&self, app: &App, session: u64, opcode: &'static str, object: &str, result: &Ck<T>) {
         if let Err(e) = self.try_log(app, session, opcode, object, result) {
             log::error!("audit log: {e}");
         }
@@ -415,7 +430,7 @@ impl Appliance {
         &self,
         app: &App,
         session: u64,
-        opcode: &str,
+        opcode: &'static str,
         object: &str,
         result: Ck<T>,
     ) -> Ck<T> {
@@ -431,10 +446,11 @@ impl Appliance {
         &self,
         app: &App,
         session: u64,
-        opcode: &str,
+        opcode: &'static str,
         object: &str,
         result: &Ck<T>,
     ) -> std::io::Result<()> {
+        self.counts.command(opcode, result.is_err());
         let login = app.login.read().clone();
         // Who is not logged in does not fill the disk. Wrong passwords of a user are bounded by the lockout.
         if login.is_none() && result.is_err() {
@@ -512,6 +528,7 @@ impl Appliance {
         };
         if last {
             self.drop_session_objects(app.id, None);
+            self.tokens.end_of(app.id);
         }
     }
 
@@ -523,7 +540,10 @@ impl Appliance {
                 && app.kept_until.lock().is_none_or(|until| until <= now)
         };
         let ended: Vec<_> = self.apps.lock().extract_if(|_, app| over(app)).collect();
-        ended.iter().for_each(|(id, _)| self.drop_session_objects(*id, None));
+        for (id, _) in &ended {
+            self.drop_session_objects(*id, None);
+            self.tokens.end_of(*id);
+        }
     }
 
     /// Session objects of an application, or of one of its sessions.
@@ -540,6 +560,8 @@ impl Appliance {
     /// Logs a user in whose password was just found right. What happened to him meanwhile holds: he may have been deleted,
     /// or have another password.
     pub(super) fn enter(&self, app: &App, name: &str, checked: &Checked) -> Ck<()> {
+        // What the login before got for itself is not this one's.
+        self.tokens.end_of(app.id);
         *app.login.write() = Some(Login { name: name.to_owned(), role: checked.role });
         // Whoever changes the user looks at the logins afterwards: one of the two sees the other.
         let same = self.state.read().users.get(name).is_some_and(|now| Checked::of(now) == *checked);
@@ -565,10 +587,12 @@ impl Appliance {
         }
     }
 
-    /// Ends a login with what it alone could have: operations, private session objects, a login for one use of a key.
+    /// Ends a login with what it alone could have: operations, private session objects, a login for one use of a key, quorum
+    /// tokens.
     pub(super) fn end_login(&self, app: &App) {
         *app.login.write() = None;
         *app.kept_until.lock() = None;
+        self.tokens.end_of(app.id);
         // Private session objects end with the login (PKCS#11 5.6: C_Logout).
         let gone = |o: &Object| o.session.is_some_and(|(a, _)| a == app.id) && o.attrs.flag(CKA_PRIVATE);
         if self.state.read().objects.values().any(|o| gone(o)) {

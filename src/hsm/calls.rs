@@ -9,18 +9,27 @@ use zeroize::Zeroizing;
 use super::Ck;
 use super::appliance::{App, Appliance, Session};
 use super::engine::{Running, begin, fresh_iv, permitted};
+use super::material::Key;
 use super::mechs;
+use super::metrics;
 use super::object::Object;
+use super::quorum::{Guard, Terms};
 use super::users::Permission;
-use super::wire::{Bytes, Mech, Op, Request, answer};
+use super::wire::{Bytes, Mech, Op, Request, answer, decode};
 use crate::crypto::random;
 
 /// The most random bytes of one request.
 const MAX_RANDOM: u32 = 1 << 20;
 
 impl Appliance {
-    /// Answers one request of an application.
+    /// Answers one request of an application, and counts it.
     pub(super) fn call(&self, app: &Arc<App>, request: Request, out: &mut Vec<u8>) {
+        let kind = metrics::kind(&request);
+        self.respond(app, request, out);
+        self.counts.request(kind, out);
+    }
+
+    fn respond(&self, app: &Arc<App>, request: Request, out: &mut Vec<u8>) {
         match request {
             Request::Once { s, op, mech, key, data, aux } => {
                 answer(self.once(app, s, op, &mech, key, &data, &aux), out);
@@ -54,12 +63,21 @@ impl Appliance {
             Request::Logout { s } => answer(self.logout(app, s), out),
             Request::InitPin { s, pin } => answer(self.init_pin(app, s, &pin), out),
             Request::SetPin { s, old, new } => answer(self.set_pin(app, s, &old, &new), out),
-            other => self.call_keys(app, other, out),
+            Request::With { terms, request } => match decode(&request) {
+                Some(
+                    inner
+                    @ (Request::Generate { .. } | Request::GeneratePair { .. } | Request::Unwrap { .. }),
+                ) => {
+                    self.call_keys(app, inner, &terms, out);
+                }
+                _ => answer::<()>(Err(CKR_ARGUMENTS_BAD), out),
+            },
+            other => self.call_keys(app, other, &Terms::default(), out),
         }
     }
 
     /// Requests that make, change or end keys: the ones that the audit log names.
-    fn call_keys(&self, app: &Arc<App>, request: Request, out: &mut Vec<u8>) {
+    fn call_keys(&self, app: &Arc<App>, request: Request, terms: &Terms, out: &mut Vec<u8>) {
         let named = |handle: &Ck<u64>| handle.map_or(String::new(), |h| format!("{h:#x}"));
         match request {
             Request::Create { s, attrs } => {
@@ -86,12 +104,12 @@ impl Appliance {
                 answer(result, out);
             }
             Request::Generate { s, mech, attrs } => {
-                let result = self.generate(app, s, &mech, attrs);
+                let result = self.generate(app, s, &mech, attrs, terms);
                 let result = self.recorded(app, s, "CN_GENERATE_KEY", &named(&result), result);
                 answer(result, out);
             }
             Request::GeneratePair { s, mech, public, private } => {
-                let result = self.generate_pair(app, s, &mech, public, private);
+                let result = self.generate_pair(app, s, &mech, public, private, terms);
                 let private = named(&result.map(|p| p.1));
                 let result = self.recorded(app, s, "CN_GENERATE_KEY_PAIR", &private, result);
                 answer(result, out);
@@ -102,7 +120,7 @@ impl Appliance {
                 answer(result, out);
             }
             Request::Unwrap { s, mech, by, wrapped, attrs } => {
-                let result = self.unwrap(app, s, &mech, by, &wrapped, attrs);
+                let result = self.unwrap(app, s, &mech, by, &wrapped, attrs, terms);
                 let result = self.recorded(app, s, "CN_UNWRAP_KEY", &named(&result), result);
                 answer(result, out);
             }
@@ -150,21 +168,40 @@ impl Appliance {
         Ok(())
     }
 
-    fn start(&self, app: &App, session: &Session, op: Op, mech: &Mech, key: u64) -> Ck<Running> {
+    fn start(&self, app: &App, session: &Session, op: Op, mech: &Mech, key: u64) -> Ck<Option<Arc<Object>>> {
         // With `--hsm-iv` such an operation begins in `check`, which tells the IV.
         if self.makes_iv(op, mech) {
             return Err(CKR_MECHANISM_PARAM_INVALID);
         }
         let object = self.ready(app, op, mech, key)?;
         object.as_ref().map_or(Ok(()), |object| Self::authenticated(session, object))?;
-        let key = object.map(|o| o.key()).transpose()?;
-        begin(op, mech, key)
+        Ok(object)
+    }
+
+    /// Uses a key, where as many of its users approve as it asks for. Such a use is a line in the audit log.
+    fn using<T>(
+        &self,
+        app: &App,
+        s: u64,
+        object: Option<Arc<Object>>,
+        run: impl FnOnce(Option<Arc<Key>>) -> Ck<T>,
+    ) -> Ck<T> {
+        let key = object.as_ref().map(|o| o.key()).transpose()?;
+        let Some(object) = object.filter(|o| Guard::usage(o).is_on()) else { return run(key) };
+        self.with_pass(app, |pass| {
+            let result = pass.need(&Guard::usage(&object)).map_err(CK_RV::from).and_then(|()| run(key));
+            self.recorded(app, s, "CN_USE_KEY", &format!("{:#x}", object.handle), result)
+        })
     }
 
     /// Whether an operation may begin; where the HSM makes the IV it begins at once, and the IV is told.
     fn check(&self, app: &App, s: u64, op: Op, mut mech: Mech, key: u64) -> Ck<Bytes> {
         let session = app.session(s)?;
         let object = self.ready(app, op, &mech, key)?;
+        // Its approvals come with the operation itself.
+        if object.as_ref().is_some_and(|o| o.quorum.usage > 1) {
+            return Err(CKR_FUNCTION_REJECTED);
+        }
         let iv = if self.makes_iv(op, &mech) { fresh_iv(&mut mech)? } else { Zeroizing::new(Vec::new()) };
         let key = object.map(|o| o.key()).transpose()?;
         let running = begin(op, &mech, key)?;
@@ -176,7 +213,8 @@ impl Appliance {
 
     fn begin(&self, app: &App, s: u64, op: Op, mech: Mech, key: u64) -> Ck<()> {
         let session = app.session(s)?;
-        let running = self.start(app, &session, op, &mech, key)?;
+        let object = self.start(app, &session, op, &mech, key)?;
+        let running = self.using(app, s, object, |key| begin(op, &mech, key))?;
         session.running.lock()[op as usize] = Some(running);
         Ok(())
     }
@@ -185,16 +223,22 @@ impl Appliance {
     #[expect(clippy::too_many_arguments, reason = "the fields of one request")]
     fn once(&self, app: &App, s: u64, op: Op, mech: &Mech, key: u64, data: &[u8], aux: &[u8]) -> Ck<Bytes> {
         let session = app.session(s)?;
-        let mut running = self.start(app, &session, op, mech, key)?;
-        let head = running.update(data)?;
-        end(running, op, head, aux)
+        let object = self.start(app, &session, op, mech, key)?;
+        self.using(app, s, object, |key| {
+            let mut running = begin(op, mech, key)?;
+            let head = running.update(data)?;
+            end(running, op, head, aux)
+        })
     }
 
     fn digest_key(&self, app: &App, s: u64, key: u64) -> Ck<()> {
         let session = app.session(s)?;
         let object = self.key_object(app, key)?;
         // A digest of a short secret tells it: only what could be read anyway is digested.
-        if object.attrs.class() != CKO_SECRET_KEY || object.attrs.hides(CKA_VALUE) {
+        if object.attrs.class() != CKO_SECRET_KEY
+            || object.attrs.hides(CKA_VALUE)
+            || Guard::management(&object).is_on()
+        {
             return Err(CKR_KEY_INDIGESTIBLE);
         }
         let key = object.key()?;

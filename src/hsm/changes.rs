@@ -23,9 +23,20 @@ impl Appliance {
 
     /// Changes what the appliance is.
     pub(super) fn change_meta(&self, change: impl FnOnce(&mut Meta)) -> Ck<()> {
+        self.try_change_meta(|meta| {
+            change(meta);
+            Ok(())
+        })
+    }
+
+    /// The same, where the change may be refused.
+    pub(super) fn try_change_meta<E: From<CK_RV>>(
+        &self,
+        change: impl FnOnce(&mut Meta) -> Result<(), E>,
+    ) -> Result<(), E> {
         let _one = self.writing.lock();
         let mut meta = self.state.read().meta.clone();
-        change(&mut meta);
+        change(&mut meta)?;
         self.commit(&[record::meta(&meta).change()])?;
         self.state.write().meta = meta;
         Ok(())
@@ -121,16 +132,17 @@ impl Appliance {
                 return Err(CKR_USER_NOT_LOGGED_IN);
             }
         }
+        objects.iter().try_for_each(|object| self.keeps_terms(object))?;
         self.put_objects(objects)
     }
 
     /// Changes an object. `change` is given the object as it is now, and nothing comes between its look and what it gives
     /// being kept: the next version, new objects beside it, or (none at all) no change.
-    pub(super) fn change_object(
+    pub(super) fn change_object<E: From<CK_RV>>(
         &self,
         handle: u64,
-        change: impl FnOnce(&Object) -> Ck<Vec<Object>>,
-    ) -> Ck<()> {
+        change: impl FnOnce(&Arc<Object>) -> Result<Vec<Object>, E>,
+    ) -> Result<(), E> {
         let _one = self.writing.lock();
         let old = self.state.read().objects.get(&handle).cloned().ok_or(CKR_OBJECT_HANDLE_INVALID)?;
         let new = change(&old)?;
@@ -140,13 +152,11 @@ impl Appliance {
         // Who has its deletion already would delete it again: see `recall`.
         if !old.is_token() && self.state.read().gone.contains_key(&object_key(handle)) {
             let again = |o: &Object| o.handle == handle && o.is_token();
-            return if new.iter().any(again) {
-                Err(CKR_TOKEN_WRITE_PROTECTED)
-            } else {
-                self.put_objects(new)
-            };
+            if new.iter().any(again) {
+                return Err(CKR_TOKEN_WRITE_PROTECTED.into());
+            }
         }
-        self.put_objects(new)
+        Ok(self.put_objects(new)?)
     }
 
     /// Keeps versions of objects, token objects durably. Called with `writing` held. A session object may end meanwhile,

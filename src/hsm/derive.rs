@@ -11,6 +11,7 @@ use super::lc::{Block, Cipher, Cmac, Hmac, Md};
 use super::material::{Key, point};
 use super::mechs;
 use super::object::{Object, Origin, complete};
+use super::quorum::{Guard, Terms};
 use super::users::Permission;
 use super::wire::{Bytes, Mech, Params, Template};
 
@@ -53,6 +54,10 @@ impl Appliance {
         let lens = given.iter().map(|g| wanted_len(g, mech.kind)).collect::<Ck<Vec<_>>>()?;
         let key = base.key()?;
         let other = self.second_key(app, mech)?;
+        // What is made of a key would be used without the approvals that the key itself needs.
+        if [Some(&base), other.as_ref()].into_iter().flatten().any(|k| Guard::management(k).is_on()) {
+            return Err(CKR_FUNCTION_REJECTED);
+        }
         let pieces = match &mech.params {
             Params::Kdf { prf, data, iv, .. } => kdf(mech.kind, *prf, data, iv, key.secret()?, &lens)?,
             _ => {
@@ -64,7 +69,7 @@ impl Appliance {
         let parents: Vec<&Object> = [Some(&*base), other.as_deref()].into_iter().flatten().collect();
         let made = given.iter().zip(pieces).map(|(g, piece)| self.derived(app, s, g, &parents, &piece));
         // All or none.
-        self.put(made.collect::<Ck<Vec<_>>>()?)
+        self.put(made.collect::<Ck<Vec<_>>>()?, &Terms::default())
     }
 
     /// The key that a mechanism's parameter names.

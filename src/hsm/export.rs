@@ -9,13 +9,14 @@ use cryptoki_sys::*;
 use serde_json::{Value, json};
 
 use super::Ck;
-use super::admin::Refusal;
+use super::admin::{Refusal, refuse};
 use super::appliance::{App, Appliance};
 use super::attrs::{Attrs, STATED, is_note};
 use super::cluster::object_key;
 use super::material;
 use super::object::{Object, Origin, complete};
 use super::passworded::Kind;
+use super::quorum::{Guard, Pass, Terms};
 use super::users::{MIN_PASSWORD, Permission};
 use super::wire::Template;
 
@@ -44,9 +45,11 @@ impl Appliance {
         if password.len() < MIN_PASSWORD {
             return Err(Refusal(format!("the password of an export has at least {MIN_PASSWORD} characters")));
         }
-        let file = EXPORT.seal(password, self.file_cost(), &attrs.encode());
-        let file = file.ok_or_else(|| Refusal("Argon2id refuses its cost".into()))?;
-        Ok(json!({ "exported": BASE64.encode(file) }))
+        self.with_approval(app, &Guard::management(&object), || {
+            let file = EXPORT.seal(password, self.file_cost(), &attrs.encode());
+            let file = file.ok_or_else(|| Refusal("Argon2id refuses its cost".into()))?;
+            Ok(json!({ "exported": BASE64.encode(file) }))
+        })
     }
 
     /// `key import`: a new token key of the caller's, with the file's attributes.
@@ -56,8 +59,10 @@ impl Appliance {
         file: &str,
         password: &[u8],
         label: Option<&str>,
+        terms: &Terms,
     ) -> Result<Value, Refusal> {
         let owner = app.crypto_user(Permission::KeyManagement)?;
+        self.check_terms(&owner, terms)?;
         let refused = || Refusal("wrong password, or the file was cut or changed".into());
         let bytes = BASE64.decode(file).map_err(|_| refused())?;
         let plain = EXPORT.open(password, &bytes).ok_or_else(refused)?;
@@ -79,39 +84,38 @@ impl Appliance {
             return Err(refused());
         }
         self.not_weak(&attrs)?;
-        let handle = self.put_one(Object::new(&owner, None, attrs))?;
+        let handle = self.put_one(Object::new(&owner, None, attrs), terms)?;
         Ok(json!({ "key-reference": format!("{handle:#x}") }))
     }
 
     /// `key rotate`: a new secret key takes label, uses and shares over; the old one stays, under another label.
     pub(super) fn key_rotate(&self, app: &App, handle: u64) -> Result<Value, Refusal> {
         Self::need_owner(app, &*self.object(app, handle)?)?;
-        let mut refused = None;
+        self.with_pass(app, |pass| self.replace_key(app, pass, handle))
+    }
+
+    fn replace_key(&self, app: &App, pass: &mut Pass<'_>, handle: u64) -> Result<Value, Refusal> {
         let (mut fresh, mut labels) = (0, (Vec::new(), Vec::new()));
         // Both at once: there is never no key of that label, nor two.
-        self.change_object(handle, |old| {
+        self.change_object(handle, |old| -> Result<_, Refusal> {
             Self::need_owner(app, old)?;
             if old.attrs.class() != CKO_SECRET_KEY || !old.is_token() {
-                refused = Some("only secret token keys are rotated; make a new pair and share it");
-            } else if !old.attrs.flag(CKA_MODIFIABLE) {
-                refused = Some("the key's label cannot be changed (modifiable=false)");
+                return refuse("only secret token keys are rotated; make a new pair and share it");
             }
-            if refused.is_some() {
-                return Ok(Vec::new());
+            if !old.attrs.flag(CKA_MODIFIABLE) {
+                return refuse("the key's label cannot be changed (modifiable=false)");
             }
             let (new, kept) = successor(old)?;
+            pass.need(&Guard::management(old))?;
             let label = |of: &Object| of.attrs.bytes(CKA_LABEL).unwrap_or_default().to_vec();
             (fresh, labels) = (new.handle, (label(old), label(&kept)));
             Ok(vec![new, kept])
         })?;
-        if let Some(why) = refused {
-            return Err(Refusal(why.into()));
-        }
         let (label, was) = labels;
         let keys = [object_key(fresh), object_key(handle)];
         if !self.available(&keys) {
             self.remove(fresh, |_| Ok(()))?;
-            self.change_object(handle, |now| {
+            self.change_object(handle, |now| -> Ck<_> {
                 let mut attrs = now.attrs.clone();
                 if attrs.bytes(CKA_LABEL) == Some(&was) {
                     attrs.set(CKA_LABEL, &label);
@@ -144,6 +148,7 @@ fn successor(old: &Object) -> Ck<(Object, Object)> {
     let attrs = complete(attrs, &given, Origin::Generated(mechanism))?;
     let mut new = Object::new(&old.owner, None, attrs);
     new.shared.clone_from(&old.shared);
+    new.quorum = old.quorum;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut label = old.attrs.bytes(CKA_LABEL).unwrap_or_default().to_vec();
     label.extend_from_slice(format!(".until-{}", now.as_millis()).as_bytes());

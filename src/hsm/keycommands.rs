@@ -14,6 +14,7 @@ use super::attrs::Attrs;
 use super::cluster::{Version, object_key};
 use super::lc::{Hmac, Md};
 use super::object::Object;
+use super::quorum::{Guard, Pass};
 use super::record;
 use super::users::{Permission, Role};
 
@@ -32,8 +33,8 @@ impl Appliance {
                 let result = self.key_export(app, handle, password.0.as_bytes());
                 self.logged(app, "CN_GEN_PSWD_ENC_KEY", &format!("{handle:#x}"), result)
             }
-            Command::KeyImport { file, password, label } => {
-                let result = self.key_import(app, &file, password.0.as_bytes(), label.as_deref());
+            Command::KeyImport { file, password, label, terms } => {
+                let result = self.key_import(app, &file, password.0.as_bytes(), label.as_deref(), &terms);
                 let made = result.as_ref().ok().and_then(|v| v["key-reference"].as_str()).unwrap_or_default();
                 let made = made.to_owned();
                 self.logged(app, "CN_CREATE_OBJECT", &made, result)
@@ -58,7 +59,7 @@ impl Appliance {
                 let result = self.insert_masked(app, &masked);
                 self.logged(app, "CN_INSERT_MASKED_OBJECT_USER", "", result)
             }
-            _ => refuse("no such command"),
+            other => self.quorum_command(app, other),
         }
     }
 
@@ -79,27 +80,30 @@ impl Appliance {
     fn key_share(&self, app: &App, handle: u64, username: &str, share: bool) -> Result<Value, Refusal> {
         Self::need_owner(app, &*self.object(app, handle)?)?;
         let name = username.to_lowercase();
-        let (mut possible, mut known) = (true, true);
-        self.change_object(handle, |object| {
+        let change = |object: &Arc<Object>, pass: &mut Pass<'_>| -> Result<Vec<Object>, Refusal> {
             Self::need_owner(app, object)?;
-            possible = object.is_token() && name != object.owner;
             // Any name is taken out of a share, of a user or not.
-            known = self.state.read().users.get(&name).is_some_and(|u| u.role == Role::CryptoUser)
+            let known = self.state.read().users.get(&name).is_some_and(|u| u.role == Role::CryptoUser)
                 || !share && object.shared.contains(&name);
+            if !known {
+                return refuse(format!("there is no crypto-user named {name}"));
+            }
+            if !object.is_token() || name == object.owner {
+                return refuse("only token keys are shared, and with others than their owner");
+            }
             let mut shared = object.shared.clone();
             let changed = if share { shared.insert(name.clone()) } else { shared.remove(&name) };
-            if !known || !possible || !changed {
+            if !changed {
                 return Ok(Vec::new());
             }
+            if !share {
+                self.can_spare(object, &name)?;
+            }
+            pass.need(&Guard::management(object))?;
             let (owner, attrs) = (object.owner.clone(), object.attrs.clone());
             Ok(vec![Object::with(handle, owner, shared, None, object.quorum, attrs)])
-        })?;
-        if !known {
-            return refuse(format!("there is no crypto-user named {name}"));
-        }
-        if !possible {
-            return refuse("only token keys are shared, and with others than their owner");
-        }
+        };
+        self.with_pass(app, |pass| self.change_object(handle, |object| change(object, pass)))?;
         Ok(json!({ "message": if share { "Key shared successfully" } else { "Key unshared successfully" } }))
     }
 

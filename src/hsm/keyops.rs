@@ -11,6 +11,7 @@ use super::cluster::object_key;
 use super::material;
 use super::mechs;
 use super::object::{By, Object, Origin, change, complete};
+use super::quorum::{Guard, Pass, Terms};
 use super::users::{Permission, Role};
 use super::wire::{Bytes, MAX_FRAME, Mech, Template};
 
@@ -32,9 +33,7 @@ impl Appliance {
             return true;
         }
         let login = app.login.read();
-        login.as_ref().is_some_and(|l| {
-            l.role == Role::CryptoUser && (object.owner == l.name || object.shared.contains(&l.name))
-        })
+        login.as_ref().is_some_and(|l| l.role == Role::CryptoUser && object.is_of(&l.name))
     }
 
     pub(super) fn object(&self, app: &App, handle: u64) -> Ck<Arc<Object>> {
@@ -77,7 +76,10 @@ impl Appliance {
     }
 
     /// New objects. Token objects go to the other members too: one of them at least must have them before they are used.
-    pub(super) fn put(&self, objects: Vec<Object>) -> Ck<Vec<u64>> {
+    pub(super) fn put(&self, mut objects: Vec<Object>, terms: &Terms) -> Ck<Vec<u64>> {
+        for object in &mut objects {
+            self.put_terms(object, terms)?;
+        }
         let handles: Vec<u64> = objects.iter().map(|o| o.handle).collect();
         let kept: Vec<_> = objects.iter().filter(|o| o.is_token()).map(|o| object_key(o.handle)).collect();
         self.insert(objects)?;
@@ -94,8 +96,8 @@ impl Appliance {
         Ok(handles)
     }
 
-    pub(super) fn put_one(&self, object: Object) -> Ck<u64> {
-        self.put(vec![object])?.first().copied().ok_or(CKR_GENERAL_ERROR)
+    pub(super) fn put_one(&self, object: Object, terms: &Terms) -> Ck<u64> {
+        self.put(vec![object], terms)?.first().copied().ok_or(CKR_GENERAL_ERROR)
     }
 
     pub(super) fn create_object(&self, app: &App, s: u64, attrs: Template) -> Ck<u64> {
@@ -104,7 +106,7 @@ impl Appliance {
         let given = Attrs::of(attrs)?;
         let attrs = complete(given.clone(), &given, Origin::Created)?;
         self.not_weak(&attrs)?;
-        self.put_one(self.place(app, s, attrs)?)
+        self.put_one(self.place(app, s, attrs)?, &Terms::default())
     }
 
     /// Small private keys are there with `--legacy` only.
@@ -130,7 +132,7 @@ impl Appliance {
         }
     }
 
-    pub(super) fn generate(&self, app: &App, s: u64, mech: &Mech, attrs: Template) -> Ck<u64> {
+    pub(super) fn generate(&self, app: &App, s: u64, mech: &Mech, attrs: Template, terms: &Terms) -> Ck<u64> {
         app.session(s)?;
         self.mechanism(mech, CKF_GENERATE)?;
         Self::need(app, Permission::KeyManagement)?;
@@ -146,7 +148,7 @@ impl Appliance {
         no_material(&given, &[CKA_VALUE])?;
         material::secret(&mut attrs, key_type)?;
         let attrs = complete(attrs, &given, Origin::Generated(mech.kind))?;
-        self.put_one(self.place(app, s, attrs)?)
+        self.put_one(self.place(app, s, attrs)?, terms)
     }
 
     pub(super) fn generate_pair(
@@ -156,6 +158,7 @@ impl Appliance {
         mech: &Mech,
         public: Template,
         private: Template,
+        terms: &Terms,
     ) -> Ck<(u64, u64)> {
         app.session(s)?;
         self.mechanism(mech, CKF_GENERATE_KEY_PAIR)?;
@@ -180,7 +183,7 @@ impl Appliance {
         let origin = Origin::Generated(mech.kind);
         let public = self.place(app, s, complete(public, &given_public, origin)?)?;
         let private = self.place(app, s, complete(private, &given_private, origin)?)?;
-        match self.put(vec![public, private])?.as_slice() {
+        match self.put(vec![public, private], terms)?.as_slice() {
             [public, private] => Ok((*public, *private)),
             _ => Err(CKR_GENERAL_ERROR),
         }
@@ -190,11 +193,12 @@ impl Appliance {
         app.session(s)?;
         let object = self.object(app, handle)?;
         Self::need_owner(app, &object)?;
-        if !object.attrs.flag(CKA_COPYABLE) {
+        // A copy would need nobody's approval.
+        if !object.attrs.flag(CKA_COPYABLE) || Guard::management(&object).is_on() {
             return Err(CKR_ACTION_PROHIBITED);
         }
         let attrs = change(&object.attrs, &Attrs::of(attrs)?, By::Copy)?;
-        self.put_one(self.place(app, s, attrs)?)
+        self.put_one(self.place(app, s, attrs)?, &Terms::default())
     }
 
     pub(super) fn destroy(&self, app: &App, s: u64, handle: u64) -> Ck<bool> {
@@ -247,7 +251,7 @@ impl Appliance {
         let changes = Attrs::of(attrs)?;
         let officer = app.role() == Some(Role::Admin);
         let (mut kept, mut was) = (false, None);
-        self.change_object(handle, |object| {
+        let mut look = |object: &Arc<Object>, pass: &mut Pass<'_>| -> Ck<Vec<Object>> {
             if officer {
                 // The officer cannot look for keys, but is told the handle of the one to trust.
                 if !object.is_token() {
@@ -275,8 +279,13 @@ impl Appliance {
                 new.reserved = Some(app.budget.take(new.attrs.weight())?);
             }
             kept = new.is_token();
+            // What an officer may set needs nobody's approval.
+            if !officer {
+                pass.need(&Guard::management(object))?;
+            }
             Ok(vec![new])
-        })?;
+        };
+        self.with_pass(app, |pass| self.change_object(handle, |object| look(object, pass)))?;
         match was {
             // A new token key is on two members of a cluster, or none.
             Some(was) if !self.available(&[object_key(handle)]) => {

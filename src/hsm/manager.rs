@@ -12,6 +12,7 @@ use super::address::Address;
 use super::admin::{Command, Zeroized};
 use super::client::{Link, Lost, parse};
 use super::error::HsmError;
+use super::quorum::Sharing;
 use super::root::{hex, unhex};
 use super::tls::ClientTls;
 use super::users::Role;
@@ -41,6 +42,10 @@ pub enum NewKey {
     /// A curve, by the name that NIST or SECG gives it.
     Ec(&'static [u8]),
 }
+
+/// What an operation with a key that needs approvals is answered without them.
+const NO_APPROVAL: &str = "Quorum Failed: the key has a quorum value; give --approval with a token of the service key-usage \
+                           (to use it) or key-management (envelopefs hsm quorum token-sign generate)";
 
 /// The curves of `generate-asymmetric-pair ec`: their names, and CKA_EC_PARAMS.
 pub const CURVES: [(&str, &[u8]); 5] = [
@@ -151,7 +156,7 @@ impl Manager {
         Link::new(self.link.address().clone(), None).expect("a Unix link").resume(&self.link.token())
     }
 
-    fn ask<T: Wire>(&self, request: &Request) -> Result<Result<T, CK_RV>, HsmError> {
+    pub(super) fn ask<T: Wire>(&self, request: &Request) -> Result<Result<T, CK_RV>, HsmError> {
         match self.link.ask(request) {
             Ok(answer) => Ok(parse(&answer)),
             Err(Lost::Unreachable(e)) => Err(e),
@@ -162,7 +167,7 @@ impl Manager {
         }
     }
 
-    fn admin(&self, command: &Command) -> Result<Value, HsmError> {
+    pub(super) fn admin(&self, command: &Command) -> Result<Value, HsmError> {
         let json = super::record::json(command);
         let answer: Result<Bytes, CK_RV> = self.ask(&Request::Admin { json })?;
         let answer = answer.map_err(|rv| HsmError::Refused(format!("refused with {rv:#x}")))?;
@@ -214,9 +219,16 @@ impl Manager {
     ///
     /// # Errors
     /// As for [`Manager::login`].
-    pub fn key_import(&self, file: &[u8], password: &str, label: Option<&str>) -> Result<Value, HsmError> {
+    pub fn key_import(
+        &self,
+        file: &[u8],
+        password: &str,
+        label: Option<&str>,
+        sharing: &Sharing,
+    ) -> Result<Value, HsmError> {
         let (file, label) = (BASE64.encode(file), label.map(str::to_owned));
-        self.admin(&Command::KeyImport { file, password: Zeroized(password.to_owned()), label })
+        let terms = sharing.terms();
+        self.admin(&Command::KeyImport { file, password: Zeroized(password.to_owned()), label, terms })
     }
 
     /// `key rotate`: a new key in the old one's place.
@@ -389,8 +401,16 @@ impl Manager {
     }
 
     /// Runs requests in a session of their own.
-    fn session<T>(&self, run: impl FnOnce(u64) -> Result<Result<T, CK_RV>, HsmError>) -> Result<T, HsmError> {
-        let named = |rv: CK_RV| HsmError::Refused(super::admin::Refusal::from(rv).0);
+    pub(super) fn session<T>(
+        &self,
+        run: impl FnOnce(u64) -> Result<Result<T, CK_RV>, HsmError>,
+    ) -> Result<T, HsmError> {
+        let named = |rv: CK_RV| {
+            HsmError::Refused(match rv {
+                CKR_FUNCTION_REJECTED => NO_APPROVAL.to_owned(),
+                rv => super::admin::Refusal::from(rv).0,
+            })
+        };
         let s: u64 = self.ask(&Request::OpenSession { rw: true })?.map_err(named)?;
         let result = run(s);
         let _: Result<(), CK_RV> = self.ask(&Request::CloseSession { s })?;
@@ -407,7 +427,9 @@ impl Manager {
         label: &str,
         public_label: &str,
         attributes: &[String],
+        sharing: &Sharing,
     ) -> Result<Vec<u64>, HsmError> {
+        self.check(sharing)?;
         let mut template: Template = vec![(CKA_TOKEN, Zeroizing::new(vec![1]))];
         template.push((CKA_LABEL, Zeroizing::new(label.as_bytes().to_vec())));
         for text in attributes {
@@ -420,7 +442,8 @@ impl Manager {
                 let kind =
                     if matches!(key, NewKey::Aes(_)) { CKM_AES_KEY_GEN } else { CKM_GENERIC_SECRET_KEY_GEN };
                 template.push((CKA_VALUE_LEN, number(len)));
-                let made = self.ask(&Request::Generate { s, mech: mech(kind), attrs: template })?;
+                let request = sharing.with(Request::Generate { s, mech: mech(kind), attrs: template });
+                let made = self.ask(&request)?;
                 Ok(made.map(|h: u64| vec![h]))
             }
             NewKey::Rsa(_) | NewKey::Ec(_) => {
@@ -438,6 +461,7 @@ impl Manager {
                     NewKey::Aes(_) | NewKey::Generic(_) => CKM_AES_KEY_GEN,
                 };
                 let request = Request::GeneratePair { s, mech: mech(kind), public, private: template };
+                let request = sharing.with(request);
                 let made: Result<(u64, u64), CK_RV> = self.ask(&request)?;
                 Ok(made.map(|(a, b)| vec![a, b]))
             }
@@ -481,7 +505,9 @@ impl Manager {
         wrapped: &[u8],
         label: &str,
         attributes: &[String],
+        sharing: &Sharing,
     ) -> Result<u64, HsmError> {
+        self.check(sharing)?;
         let mech = Mech { kind: CKM_AES_KEY_WRAP_KWP, params: Params::None {} };
         let number = |n: u64| Zeroizing::new(n.to_le_bytes().to_vec());
         let mut attrs: Template = vec![
@@ -494,7 +520,7 @@ impl Manager {
             attrs.push(attribute(text)?);
         }
         let wrapped = Zeroizing::new(wrapped.to_vec());
-        self.session(|s| self.ask(&Request::Unwrap { s, mech, by, wrapped, attrs }))
+        self.session(|s| self.ask(&sharing.with(Request::Unwrap { s, mech, by, wrapped, attrs })))
     }
 }
 

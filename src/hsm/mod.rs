@@ -27,15 +27,19 @@ mod lc;
 mod manager;
 mod material;
 mod mechs;
+mod metrics;
 #[cfg(all(target_endian = "little", target_pointer_width = "64"))]
 mod module;
+mod monitor;
 mod object;
 mod passworded;
 mod pool;
+mod quorum;
 mod record;
 mod root;
 mod server;
 mod session;
+mod signature;
 mod store;
 mod stream;
 #[cfg(test)]
@@ -51,8 +55,11 @@ pub use client::Link;
 pub use error::HsmError;
 pub use keystore::{KeyStore, KeyStoreError, KeyUser};
 pub use manager::{CURVES, Manager, NewKey, session_file};
+pub use monitor::Monitor;
+pub use quorum::{Service, Sharing};
 pub use root::{Cost, Protection, needs_passphrase};
 pub use server::{Peers, Server};
+pub use signature::{Hash, Signature};
 pub use tls::ClientTls;
 pub use users::{Permission, Role};
 

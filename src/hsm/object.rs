@@ -90,6 +90,11 @@ impl Object {
         self.ready.get_or_init(|| Key::of(&self.attrs).map(Arc::new)).clone()
     }
 
+    /// Whether a crypto user owns it, or it is shared with him.
+    pub(super) fn is_of(&self, name: &str) -> bool {
+        self.owner == name || self.shared.contains(name)
+    }
+
     pub(super) fn is_token(&self) -> bool {
         self.attrs.flag(CKA_TOKEN)
     }

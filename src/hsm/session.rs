@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::Ck;
 use super::appliance::{App, Appliance, Checked, Life, MAX_SESSIONS, Session};
+use super::quorum::Service;
 use super::users::{
     MAX_NAME, MAX_PASSWORD, MAX_USERS, MIN_PASSWORD, Permission, Role, User, split_pin, valid_name,
 };
@@ -57,7 +58,7 @@ impl Appliance {
         self.drop_session_objects(app.id, Some(id));
         // The login ends with the last session (PKCS#11 5.6), but for a command line's.
         if last && app.kept_until.lock().is_none() {
-            *app.login.write() = None;
+            self.end_login(app);
         }
         Ok(())
     }
@@ -65,7 +66,7 @@ impl Appliance {
     pub(super) fn close_all(&self, app: &App) {
         app.sessions.lock().clear();
         self.drop_session_objects(app.id, None);
-        *app.login.write() = None;
+        self.end_login(app);
     }
 
     /// CKS_* and CKF_* of a session.
@@ -203,11 +204,22 @@ impl Appliance {
         self.recorded(app, 0, "CN_INIT_TOKEN", label.trim_end(), result)
     }
 
-    fn try_init_token(&self, name: &str, password: &[u8], label: &str) -> Ck<()> {
+    /// What one admin does not empty.
+    fn may_init_token(&self) -> Ck<()> {
         if self.state.read().meta.members.len() > 1 {
             log::error!("a member of a cluster is not initialised anew: remove the other members first");
             return Err(CKR_FUNCTION_REJECTED);
         }
+        // He would take all users away, and the values with them.
+        if self.has_quorum() {
+            log::error!("an HSM with a quorum value is not initialised anew: set the values to 1 first");
+            return Err(CKR_FUNCTION_REJECTED);
+        }
+        Ok(())
+    }
+
+    fn try_init_token(&self, name: &str, password: &[u8], label: &str) -> Ck<()> {
+        self.may_init_token()?;
         let active = self.state.read().meta.life == Life::Active;
         let allowed = self.state.read().users.get(name).map(|u| (u.born.clone(), u.version));
         if active {
@@ -219,15 +231,13 @@ impl Appliance {
         }
         let mut admin = User::new(name, Role::Admin, Some(password), self.config.login_cost);
         let one = self.writing.lock();
+        // Somebody may have activated it, added a member, set a value or changed that admin since.
+        self.may_init_token()?;
         let (mut meta, officers) = {
             let state = self.state.read();
-            // Somebody may have activated it, added a member or changed that admin since.
             let now = state.users.get(name).map(|u| (u.born.clone(), u.version));
             if (state.meta.life == Life::Active) != active || now != allowed {
                 return Err(CKR_PIN_INCORRECT);
-            }
-            if state.meta.members.len() > 1 {
-                return Err(CKR_FUNCTION_REJECTED);
             }
             let keep = |u: &&User| u.role == Role::ApplianceUser || u.name == name;
             (state.meta.clone(), state.users.values().filter(keep).cloned().collect::<Vec<_>>())
@@ -245,6 +255,7 @@ impl Appliance {
         admin.stamp = self.stamp();
         admin.born = admin.stamp.clone();
         meta.quorum.clear();
+        meta.quorum_stamp = self.stamp();
         let users: std::collections::BTreeMap<_, _> = officers
             .into_iter()
             .filter(|u| u.role == Role::ApplianceUser)
@@ -281,7 +292,7 @@ impl Appliance {
         let apps: Vec<_> = self.apps.lock().values().cloned().collect();
         for app in apps {
             app.sessions.lock().clear();
-            *app.login.write() = None;
+            self.end_login(&app);
         }
     }
 
@@ -292,7 +303,7 @@ impl Appliance {
             return Err(CKR_USER_NOT_LOGGED_IN);
         }
         let (name, password) = split_pin(pin, &self.config.default_user);
-        let result = self.set_user_password(&name, password, true);
+        let result = self.approved(app, Service::User, || self.set_user_password(&name, password, true));
         self.recorded(app, s, "CN_CHANGE_PSWD", self.known(&name), result)
     }
 

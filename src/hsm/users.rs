@@ -68,11 +68,15 @@ pub enum Permission {
     KeyManagement,
     /// Encrypt, decrypt, sign, verify, digest, HMAC.
     UseKeys,
+    /// Register the key that approves; get, list and end one's quorum tokens.
+    Approvals,
+    /// Set quorum values.
+    SetQuorum,
 }
 
 impl Permission {
     /// Every row.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::ClusterInfo,
         Self::ChangeOwnPassword,
         Self::ChangeAnyPassword,
@@ -81,6 +85,8 @@ impl Permission {
         Self::MaskedObjects,
         Self::KeyManagement,
         Self::UseKeys,
+        Self::Approvals,
+        Self::SetQuorum,
     ];
 
     /// The cell of a role; `None` is nobody logged in.
@@ -90,7 +96,8 @@ impl Permission {
             (Self::ClusterInfo, _) => true,
             (_, None) => false,
             (Self::ChangeOwnPassword, Some(_)) => true,
-            (Self::ChangeAnyPassword | Self::ManageUsers, Some(role)) => role == Admin,
+            (Self::ChangeAnyPassword | Self::ManageUsers | Self::SetQuorum, Some(role)) => role == Admin,
+            (Self::Approvals, Some(role)) => matches!(role, Admin | CryptoUser),
             (Self::SyncStatus | Self::MaskedObjects, Some(role)) => {
                 matches!(role, Admin | CryptoUser | ApplianceUser)
             }
@@ -111,7 +118,7 @@ pub(super) struct User {
     pub(super) wrong: BTreeMap<String, u64>,
     #[serde(default)]
     pub(super) forgiven: BTreeMap<String, u64>,
-    /// DER (PKCS#1) of the RSA-2048 key that signs approvals.
+    /// DER (PKCS#1), in base64, of the RSA-2048 key that signs approvals.
     pub(super) approval_key: Option<String>,
     /// Counts the changes that are more than counting wrong passwords.
     #[serde(default)]

@@ -10,6 +10,8 @@
 use cryptoki_sys::CK_RV;
 use zeroize::Zeroizing;
 
+use super::quorum::Terms;
+
 /// Version of the protocol; both sides must have the same.
 pub(crate) const VERSION: u32 = 1;
 /// The longest message: a bounded share of memory for each connection.
@@ -354,6 +356,8 @@ wire_enum! {
         /// Another member of the cluster begins a conversation, and goes on with it (`cluster::protocol`).
         31 = Greet { nonce: Bytes },
         32 = Unit { message: Bytes },
+        /// Generate, GeneratePair or Unwrap: the new key is shared, and has quorum values, from its first moment.
+        33 = With { terms: Terms, request: Bytes },
     }
 }
 

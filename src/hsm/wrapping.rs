@@ -14,6 +14,7 @@ use super::mechs::{
     CLOUDHSM_AES_KEY_WRAP_ZERO_PAD,
 };
 use super::object::{Object, Origin, complete};
+use super::quorum::{Guard, Terms};
 use super::users::Permission;
 use super::wire::{Bytes, Mech, Op, Params, Template};
 use crate::crypto::random;
@@ -71,6 +72,12 @@ impl Appliance {
         let key = self.key_object(app, key)?;
         self.wrap_mechanism(mech, CKF_WRAP, &by)?;
         self.may_wrap(app, mech, &by.attrs, &key)?;
+        self.with_approval(app, &Guard::management(&key), || {
+            self.with_approval(app, &Guard::management(&by), || self.wrapped(mech, &by, &key))
+        })
+    }
+
+    fn wrapped(&self, mech: &mut Mech, by: &Object, key: &Object) -> Ck<(Bytes, Bytes)> {
         let plain = key.key()?.exported()?;
         let iv = if self.makes_iv(Op::Encrypt, mech) { fresh_iv(mech)? } else { Zeroizing::new(Vec::new()) };
         let wrapping = by.key()?;
@@ -127,6 +134,7 @@ impl Appliance {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, and its terms")]
     pub(super) fn unwrap(
         &self,
         app: &App,
@@ -135,6 +143,7 @@ impl Appliance {
         by: u64,
         wrapped: &[u8],
         attrs: Template,
+        terms: &Terms,
     ) -> Ck<u64> {
         let session = app.session(s)?;
         Self::need(app, Permission::KeyManagement)?;
@@ -158,6 +167,14 @@ impl Appliance {
         if !given.is_secret() || given.has(CKA_VALUE) || given.has(CKA_PRIVATE_EXPONENT) {
             return Err(CKR_TEMPLATE_INCONSISTENT);
         }
+        self.with_approval(app, &Guard::management(&by), || {
+            let attrs = self.unwrapped(mech, &by, wrapped, &given)?;
+            self.put_one(self.place(app, s, attrs)?, terms)
+        })
+    }
+
+    /// The attributes of the key that is in what was wrapped.
+    fn unwrapped(&self, mech: &Mech, by: &Object, wrapped: &[u8], given: &Attrs) -> Ck<Attrs> {
         let unwrapping = by.key()?;
         let bad = |_| CKR_WRAPPED_KEY_INVALID;
         let mut plain = match way(mech.kind) {
@@ -180,12 +197,12 @@ impl Appliance {
         }
         let mut attrs = given.clone();
         material::import(&mut attrs, &plain)?;
-        let attrs = complete(attrs, &given, Origin::Unwrapped).map_err(|rv| match rv {
+        let attrs = complete(attrs, given, Origin::Unwrapped).map_err(|rv| match rv {
             CKR_ATTRIBUTE_VALUE_INVALID => CKR_WRAPPED_KEY_INVALID,
             other => other,
         })?;
         self.not_weak(&attrs)?;
-        self.put_one(self.place(app, s, attrs)?)
+        Ok(attrs)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use envelopefs::hsm::{NewKey, Role};
+use envelopefs::hsm::{NewKey, Role, Sharing};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -25,7 +25,7 @@ impl Cluster {
         let home = tempfile::tempdir().unwrap();
         let members = members(home.path());
         let user = members[0].manager("user", Role::CryptoUser, PASSWORD);
-        user.key_generate(NewKey::Aes(32), "vault-key", "", &[]).unwrap();
+        user.key_generate(NewKey::Aes(32), "vault-key", "", &[], &Sharing::default()).unwrap();
         Self { members, _home: home }
     }
 

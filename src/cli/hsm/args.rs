@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::quorum_args::{
+    ApprovalArgs, ChangeQuorumCommand, CryptoCommand, PairSharingArgs, QuorumCommand, SharingArgs,
+};
 use crate::hsm::Role;
 
 /// `envelopefs hsm`.
@@ -57,6 +60,16 @@ pub(super) enum HsmCommand {
         #[command(subcommand)]
         command: KeyCommand,
     },
+    /// Has several users approve of what one alone may not do.
+    Quorum {
+        #[command(subcommand)]
+        command: QuorumCommand,
+    },
+    /// Uses keys.
+    Crypto {
+        #[command(subcommand)]
+        command: CryptoCommand,
+    },
     /// Writes an encrypted backup of the whole HSM into its directory.
     Backup {
         #[command(flatten)]
@@ -106,6 +119,9 @@ pub(super) struct ServeArgs {
     /// The most HSMs that the cluster may have: 1 to 28.
     #[arg(long, value_name = "COUNT", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=28))]
     pub(super) max_members: u8,
+    /// Serve /healthz and /metrics (Prometheus) there, for this machine.
+    #[arg(long, value_name = "127.0.0.1:PORT")]
+    pub(super) metrics: Option<std::net::SocketAddr>,
     /// Let a new key of a cluster be used although it is on this HSM only.
     #[arg(long)]
     pub(super) disable_key_availability_check: bool,
@@ -195,6 +211,8 @@ pub(super) enum ClusterCommand {
         /// Your CA's certificate (PEM): clients check the HSM against it, and it checks them.
         #[arg(long, value_name = "FILE")]
         trust_anchor: PathBuf,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Sets the password of the first admin; the HSM goes into service.
     Activate {
@@ -206,12 +224,16 @@ pub(super) enum ClusterCommand {
         /// The HSM: unix:PATH or tcp:HOST:PORT, as the other members reach it.
         #[arg(long, value_name = "ADDRESS")]
         member: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Takes a member out of the cluster.
     Remove {
         /// The member, by serial number or address.
         #[arg(long, value_name = "SERIAL|ADDRESS")]
         member: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Shows the HSMs of the cluster.
     HsmInfo,
@@ -225,6 +247,8 @@ pub(super) enum UserCommand {
         user: UserArgs,
         #[command(flatten)]
         password: PasswordArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Lists the users.
     List,
@@ -232,6 +256,13 @@ pub(super) enum UserCommand {
     Delete {
         #[command(flatten)]
         user: UserArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
+    },
+    /// Changes how a user takes part in quorum authentication.
+    ChangeQuorum {
+        #[command(subcommand)]
+        command: ChangeQuorumCommand,
     },
     /// Brings a user to all members of the cluster.
     Replicate {
@@ -248,6 +279,8 @@ pub(super) enum UserCommand {
         /// Read the old password, for one's own, from the first line of a file.
         #[arg(long, value_name = "FILE")]
         old_password_file: Option<PathBuf>,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
 }
 
@@ -274,6 +307,8 @@ pub(super) enum KeyCommand {
         /// Attributes: encrypt=true extractable=false ...
         #[arg(long, value_name = "NAME=VALUE", num_args = 1..)]
         attributes: Vec<String>,
+        #[command(flatten)]
+        sharing: SharingArgs,
     },
     /// Makes an RSA or EC pair.
     GenerateAsymmetricPair {
@@ -294,6 +329,8 @@ pub(super) enum KeyCommand {
         /// Attributes of the private key.
         #[arg(long, value_name = "NAME=VALUE", num_args = 1..)]
         attributes: Vec<String>,
+        #[command(flatten)]
+        sharing: PairSharingArgs,
     },
     /// Lists the keys that one owns or that are shared with one.
     List,
@@ -309,6 +346,8 @@ pub(super) enum KeyCommand {
         /// Attribute and value.
         #[arg(value_name = "NAME=VALUE")]
         attribute: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Lets another crypto user use a key.
     Share {
@@ -317,6 +356,8 @@ pub(super) enum KeyCommand {
         /// The crypto user.
         #[arg(long)]
         username: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Writes an extractable key into a file under a password.
     Export {
@@ -327,6 +368,8 @@ pub(super) enum KeyCommand {
         path: PathBuf,
         #[command(flatten)]
         password: PasswordArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Takes in a key from such a file.
     Import {
@@ -338,11 +381,15 @@ pub(super) enum KeyCommand {
         label: Option<String>,
         #[command(flatten)]
         password: PasswordArgs,
+        #[command(flatten)]
+        sharing: SharingArgs,
     },
     /// Makes a new secret key in the place of one: label, uses and shares go over to it, the old one stays.
     Rotate {
         #[command(flatten)]
         key: KeyArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Brings a key to all members of the cluster.
     Replicate {
@@ -356,6 +403,8 @@ pub(super) enum KeyCommand {
         /// The crypto user.
         #[arg(long)]
         username: String,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
     /// Writes a key, wrapped under another (AES, RFC 5649), into a file.
     Wrap {
@@ -368,6 +417,12 @@ pub(super) enum KeyCommand {
         /// The file.
         #[arg(long, value_name = "FILE")]
         path: PathBuf,
+        /// The signed file of a quorum token, where the key to wrap needs approvals.
+        #[arg(long, value_name = "FILE")]
+        payload_approval: Option<PathBuf>,
+        /// The signed file of a quorum token, where the key that wraps needs approvals.
+        #[arg(long, value_name = "FILE")]
+        wrapping_approval: Option<PathBuf>,
     },
     /// Takes in an AES key that was wrapped so.
     Unwrap {
@@ -383,6 +438,10 @@ pub(super) enum KeyCommand {
         /// Attributes of the new key.
         #[arg(long, value_name = "NAME=VALUE", num_args = 1..)]
         attributes: Vec<String>,
+        #[command(flatten)]
+        sharing: SharingArgs,
+        #[command(flatten)]
+        approval: ApprovalArgs,
     },
 }
 

@@ -2,6 +2,8 @@
 
 mod args;
 mod keys;
+mod quorum;
+mod quorum_args;
 mod serve;
 
 use std::error::Error;
@@ -51,14 +53,21 @@ fn on_hsm(command: &HsmCommand, hsm: &Manager, file: &Path) -> Answer {
         HsmCommand::Cluster { command } => match command {
             ClusterCommand::Create(_) => Value::Null,
             ClusterCommand::Csr => hsm.csr()?["csr"].take(),
-            ClusterCommand::Initialize { signed_cert, trust_anchor } => {
+            ClusterCommand::Initialize { signed_cert, trust_anchor, approval } => {
+                approval.give(hsm)?;
                 hsm.initialize(read(signed_cert)?, read(trust_anchor)?)?
             }
             ClusterCommand::Activate { password } => {
                 hsm.activate(&password.chosen("Password of the admin: ")?)?
             }
-            ClusterCommand::Add { member } => hsm.cluster_add(member)?,
-            ClusterCommand::Remove { member } => hsm.cluster_remove(member)?,
+            ClusterCommand::Add { member, approval } => {
+                approval.give(hsm)?;
+                hsm.cluster_add(member)?
+            }
+            ClusterCommand::Remove { member, approval } => {
+                approval.give(hsm)?;
+                hsm.cluster_remove(member)?
+            }
             ClusterCommand::HsmInfo => hsm.hsm_info()?,
         },
         HsmCommand::Login { user, password } => {
@@ -74,6 +83,8 @@ fn on_hsm(command: &HsmCommand, hsm: &Manager, file: &Path) -> Answer {
         }
         HsmCommand::User { command } => users(command, hsm)?,
         HsmCommand::Key { command } => keys::run(command, hsm)?,
+        HsmCommand::Quorum { command } => quorum::run(command, hsm)?,
+        HsmCommand::Crypto { command } => quorum::crypto(command, hsm)?,
         HsmCommand::Backup { password } => hsm.backup(&password.chosen("Password of the backup: ")?)?,
         HsmCommand::Audit { command: AuditCommand::Verify } => hsm.audit_verify()?,
         HsmCommand::Health => hsm.health()?,
@@ -82,17 +93,22 @@ fn on_hsm(command: &HsmCommand, hsm: &Manager, file: &Path) -> Answer {
 
 fn users(command: &UserCommand, hsm: &Manager) -> Answer {
     Ok(match command {
-        UserCommand::Create { user, password } => hsm.user_create(
-            &user.username,
-            user.role.into(),
-            &password.chosen("Password of the new user: ")?,
-        )?,
+        UserCommand::Create { user, password, approval } => {
+            let password = password.chosen("Password of the new user: ")?;
+            approval.give(hsm)?;
+            hsm.user_create(&user.username, user.role.into(), &password)?
+        }
         UserCommand::List => hsm.user_list()?,
-        UserCommand::Delete { user } => hsm.user_delete(&user.username, user.role.into())?,
+        UserCommand::Delete { user, approval } => {
+            approval.give(hsm)?;
+            hsm.user_delete(&user.username, user.role.into())?
+        }
+        UserCommand::ChangeQuorum { command } => quorum::change(command, hsm)?,
         UserCommand::Replicate { username } => hsm.user_replicate(username)?,
-        UserCommand::ChangePassword { user, password, old_password_file } => {
+        UserCommand::ChangePassword { user, password, old_password_file, approval } => {
             let old = old_password_file.as_deref().map(password_of).transpose()?;
             let new = password.chosen("New password: ")?;
+            approval.give(hsm)?;
             hsm.user_change_password(
                 &user.username,
                 user.role.into(),
@@ -112,7 +128,9 @@ fn create(new: &NewArgs, secrets: Secrets<'_>) -> Answer {
 fn show(as_json: bool, answer: &Value) -> Result<(), Box<dyn Error>> {
     let text = match answer {
         _ if as_json => serde_json::to_string_pretty(&json!({ "error_code": 0, "data": answer }))? + "\n",
-        Value::String(text) => text.clone(),
+        // A text of several lines, as a certificate, ends its last line itself.
+        Value::String(text) if text.ends_with('\n') => text.clone(),
+        Value::String(text) => format!("{text}\n"),
         Value::Object(map) if map.len() == 1 && map.contains_key("message") => {
             format!("{}\n", map["message"].as_str().unwrap_or_default())
         }

@@ -6,7 +6,7 @@ use std::io;
 use super::Secrets;
 use super::args::ServeArgs;
 use crate::cli::{harden, logging, signals};
-use crate::hsm::{Address, Appliance, Config, Peers, Server, needs_passphrase};
+use crate::hsm::{Address, Appliance, Config, Monitor, Peers, Server, needs_passphrase};
 
 /// Serves until SIGTERM or SIGINT.
 pub(super) fn run(args: &ServeArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn Error>> {
@@ -41,8 +41,12 @@ pub(super) fn run(args: &ServeArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn 
     for at in &listen {
         servers.push(Server::start(appliance.clone(), at, peers.clone())?);
     }
+    let monitor = args.metrics.map(|at| Monitor::start(appliance.clone(), at)).transpose()?;
     for server in &servers {
         println!("{}", server.address());
+    }
+    if let Some(monitor) = &monitor {
+        println!("http://{}", monitor.address());
     }
     if args.until_eof {
         // Signals of the terminal concern the host, which may need this HSM to end well.
@@ -51,6 +55,7 @@ pub(super) fn run(args: &ServeArgs, secrets: Secrets<'_>) -> Result<(), Box<dyn 
         // The first signal ends it; what is durable is durable already.
         let _ = signals.recv();
     }
+    drop(monitor);
     drop(servers);
     appliance.settle();
     Ok(())

@@ -133,6 +133,15 @@ impl Appliance {
         Ok(self.covered(done, &[vec![POLICY]]))
     }
 
+    /// The other members: serial number, whether it answers, how many records it lacks.
+    pub(in super::super) fn standings(&self) -> Vec<(String, bool, usize)> {
+        let of = |peer: &std::sync::Arc<super::rounds::Peer>| {
+            let standing = peer.standing();
+            (peer.member.serial.clone(), standing.reachable, standing.missing.len())
+        };
+        self.peers.all().iter().map(of).collect()
+    }
+
     pub(in super::super) fn info(&self) -> Value {
         let hsm = |serial: &str, address: &str, life: Value| {
             json!({

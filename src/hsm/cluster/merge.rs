@@ -324,11 +324,23 @@ fn merge(state: &State, theirs: Version) -> Ck<Option<Outcome>> {
         POLICY => {
             let policy: Policy = serde_json::from_slice(body).map_err(|_| bad)?;
             let ours = state.meta.policy();
-            let later = (&policy.stamp, &*record::json(&policy)) > (&ours.stamp, &*record::json(&ours));
-            Ok(later.then_some(Outcome::Policy(policy)))
+            let joined = join_policies(ours.clone(), policy);
+            Ok((joined != ours).then_some(Outcome::Policy(joined)))
         }
         _ => Err(bad),
     }
+}
+
+/// The later list of members and label, and the quorum values that were set later.
+fn join_policies(ours: Policy, theirs: Policy) -> Policy {
+    let (a, b) = (&ours, &theirs);
+    let later = |x: &Stamp, y: &Stamp| (x, &*record::json(a)) >= (y, &*record::json(b));
+    let (members, quorum) = (later(&a.stamp, &b.stamp), later(&a.quorum_stamp, &b.quorum_stamp));
+    let (quorum, quorum_stamp) = {
+        let winner = if quorum { a } else { b };
+        (winner.quorum.clone(), winner.quorum_stamp.clone())
+    };
+    Policy { quorum, quorum_stamp, ..if members { ours } else { theirs } }
 }
 
 /// The later user, with the wrong passwords that either side counted.
@@ -403,6 +415,26 @@ mod tests {
         assert!(a.attrs.flag(CKA_SENSITIVE));
         // A third member, which knows the later version only, comes to the same.
         assert_eq!(record::encode(&join_objects(&late, &a)), record::encode(&a));
+    }
+
+    /// A member that came on one side does not take back a quorum value that was set on the other, nor the reverse.
+    #[test]
+    fn quorum_values_and_members_are_two_things() {
+        let member = |serial: &str| super::super::Member { serial: serial.into(), address: "unix:x".into() };
+        let mut one = Policy { stamp: stamp(1), members: vec![member("a")], ..Policy::default() };
+        let mut two = one.clone();
+        one.quorum.insert("user".into(), 2);
+        one.quorum_stamp = stamp(2);
+        two.members.push(member("b"));
+        two.stamp = stamp(3);
+        let joined = join_policies(one.clone(), two.clone());
+        assert_eq!(joined, join_policies(two.clone(), one.clone()));
+        assert_eq!(joined.quorum.get("user"), Some(&2));
+        assert_eq!(joined.members.len(), 2);
+        for side in [one, two, joined.clone()] {
+            assert_eq!(join_policies(joined.clone(), side.clone()), joined);
+            assert_eq!(join_policies(side, joined.clone()), joined);
+        }
     }
 
     /// Three wrong passwords here and two there lock the account; a right one forgives only those that it saw.

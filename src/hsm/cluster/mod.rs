@@ -93,6 +93,9 @@ pub(super) struct Policy {
     pub(super) members: Vec<Member>,
     pub(super) label: String,
     pub(super) quorum: BTreeMap<String, u32>,
+    /// When that was set: a member that comes or goes elsewhere does not take it back.
+    #[serde(default)]
+    pub(super) quorum_stamp: Stamp,
 }
 
 impl Policy {

@@ -276,6 +276,7 @@ impl Fleet {
             | Request::InitPin { .. }
             | Request::SetPin { .. }
             | Request::Admin { .. }
+            | Request::With { .. }
             | Request::Update { .. }
             | Request::Finish { .. }
             | Request::DigestKey { .. } => false,
@@ -427,7 +428,8 @@ fn session_of(request: &mut Request) -> Option<&mut u64> {
         | Request::Random { .. }
         | Request::Admin { .. }
         | Request::Greet { .. }
-        | Request::Unit { .. } => None,
+        | Request::Unit { .. }
+        | Request::With { .. } => None,
     }
 }
 

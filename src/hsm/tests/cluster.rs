@@ -6,13 +6,13 @@ use crate::hsm::cluster::{object_key, user_key};
 const BACKUP: &str = "backup password";
 
 impl Hsm {
-    fn backup(&self) -> std::path::PathBuf {
+    pub(super) fn backup(&self) -> std::path::PathBuf {
         let made = self.logged_in("admin", Role::Admin).backup(BACKUP).unwrap();
         made["path"].as_str().unwrap().into()
     }
 
     /// An HSM made of a backup; it serves, and is no member yet.
-    fn restored(backup: &std::path::Path) -> Self {
+    pub(super) fn restored(backup: &std::path::Path) -> Self {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("hsm");
         Appliance::restore(&dir, &Protection::KeyFile, Cost::TESTS, backup, BACKUP.as_bytes()).unwrap();
@@ -25,12 +25,12 @@ impl Hsm {
         self.logged_in("admin", Role::Admin).cluster_add(&other.address().to_string())
     }
 
-    fn here(&self) -> &Arc<Appliance> {
+    pub(super) fn here(&self) -> &Arc<Appliance> {
         self.appliance.as_ref().unwrap()
     }
 
     /// Waits until two members have the same.
-    fn same_as(&self, other: &Self) {
+    pub(super) fn same_as(&self, other: &Self) {
         for _ in 0..3000 {
             if self.here().inventory() == other.here().inventory() {
                 return;
@@ -46,14 +46,21 @@ impl Hsm {
 }
 
 /// Two members.
-fn pair() -> (Hsm, Hsm) {
+pub(super) fn pair() -> (Hsm, Hsm) {
     let one = Hsm::new();
     let two = Hsm::restored(&one.backup());
     one.add(&two).unwrap();
-    (one, two)
+    // The new member tells what changes on it once it has met the other.
+    for _ in 0..3000 {
+        if two.health()["members"][0]["reachable"] == true {
+            return (one, two);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("the members do not meet: {}", two.health());
 }
 
-fn refused<T: std::fmt::Debug>(result: Result<T, HsmError>, why: &str) {
+pub(super) fn refused<T: std::fmt::Debug>(result: Result<T, HsmError>, why: &str) {
     let text = result.expect_err("it must be refused").to_string();
     assert!(text.contains(why), "{text}");
 }

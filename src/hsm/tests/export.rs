@@ -14,14 +14,14 @@ fn a_key_leaves_under_a_password_if_it_may() {
     let owner = hsm.logged_in("alice", Role::CryptoUser);
     let file = owner.key_export(key, FILE).unwrap();
     let there = other.logged_in("bob", Role::CryptoUser);
-    assert!(there.key_import(&file, "another password", None).is_err());
+    assert!(there.key_import(&file, "another password", None, &Sharing::default()).is_err());
     for at in [0, 9, 20, file.len() - 1] {
         let mut changed = file.clone();
         changed[at] ^= 1;
-        assert!(there.key_import(&changed, FILE, None).is_err(), "byte {at}");
-        assert!(there.key_import(&file[..at], FILE, None).is_err(), "cut at {at}");
+        assert!(there.key_import(&changed, FILE, None, &Sharing::default()).is_err(), "byte {at}");
+        assert!(there.key_import(&file[..at], FILE, None, &Sharing::default()).is_err(), "cut at {at}");
     }
-    let made = there.key_import(&file, FILE, Some("mine")).unwrap();
+    let made = there.key_import(&file, FILE, Some("mine"), &Sharing::default()).unwrap();
     let made =
         u64::from_str_radix(made["key-reference"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap();
     let bob = other.user("bob");
@@ -84,7 +84,7 @@ fn an_imported_file_is_looked_at_as_a_template() {
     };
     let import = |attrs: &crate::hsm::attrs::Attrs| {
         let file = crate::hsm::export::EXPORT.seal(FILE.as_bytes(), Cost::TESTS, &attrs.encode()).unwrap();
-        alice.key_import(&file, FILE, None)
+        alice.key_import(&file, FILE, None, &Sharing::default())
     };
     import(&good()).unwrap();
     for (name, value) in

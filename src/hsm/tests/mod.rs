@@ -5,6 +5,8 @@ mod cluster;
 mod export;
 mod limits;
 mod lockout;
+mod monitor;
+mod quorum;
 mod races;
 
 use std::sync::Arc;
@@ -222,6 +224,12 @@ fn every_cell_of_the_permission_table_holds() {
                     };
                     link(&manager).call::<Bytes>(&once).is_ok()
                 }
+                Permission::Approvals => {
+                    manager.quorum_generate(Service::Registration, None).is_ok()
+                        && manager.quorum_list().is_ok()
+                        && manager.quorum_delete(false).is_ok()
+                }
+                Permission::SetQuorum => manager.quorum_set(Service::User, 1).is_ok(),
             };
             assert_eq!(done, row.of(role), "{row:?} by {role:?}");
         }

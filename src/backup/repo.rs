@@ -1,6 +1,7 @@
 //! A repository, as the rest of this folder and the commands see it. The library's types end here.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -22,7 +23,8 @@ use super::node;
 use super::s3::{Objects, Put, StoreOptions};
 use super::source::ROOT;
 use super::walk::Xattr;
-use crate::format::config::MAX_CONFIG;
+use crate::format::config::{MAX_CONFIG, VolumeConfig};
+use crate::format::keks::KekFile;
 use crate::format::layout::GROUP_DISK;
 
 /// zstd's level. Blocks do not compress, and this level finds that out at a gigabyte a second; trees and the empty ends of map
@@ -34,6 +36,8 @@ const PACK: u64 = 32 << 20;
 const PASSWORD: usize = 32;
 /// Where in a bucket lies what is not the repository's own.
 const EXTRA: &str = "envelopefs";
+/// Says how to restore.
+const README: &str = "README.txt";
 /// Copies of the volume config that are looked at.
 const CONFIGS: usize = 64;
 /// Marks a snapshot that lacks something of the vault.
@@ -261,15 +265,18 @@ impl Repo {
     }
 
     /// The snapshot that `wish` names: `latest`, the beginning of an id, or a time (`2026-11-26T20:00:00Z`, or a day),
-    /// which means the last one before it. `vault`: of this vault only.
+    /// which means the last one before it. `vault`: of the vault only whose id begins so; by time, it must be one.
     pub fn snapshot(&self, wish: &str, vault: Option<&str>) -> Result<Snapshot> {
         let mut all = self.snapshots()?;
-        all.retain(|s| vault.is_none_or(|v| s.vault == v));
+        all.retain(|s| vault.is_none_or(|v| s.vault.starts_with(v)));
         let none = || BackupError::NoSnapshot(self.location().to_owned(), wish.to_owned());
-        if wish == "latest" {
-            return all.pop().ok_or_else(none);
-        }
-        if let Some(before) = moment(wish) {
+        let before = if wish == "latest" { Some(i64::MAX) } else { moment(wish) };
+        if let Some(before) = before {
+            let vaults: BTreeSet<&str> = all.iter().map(|s| &s.vault[..]).collect();
+            if vaults.len() > 1 {
+                let vaults = vaults.into_iter().collect::<Vec<_>>().join(", ");
+                return Err(BackupError::SeveralVaults(self.location().to_owned(), vaults));
+            }
             return all.into_iter().rev().find(|s| s.time <= before).ok_or_else(none);
         }
         let mut named = all.into_iter().filter(|s| wish.len() >= 4 && s.id.starts_with(wish));
@@ -337,13 +344,26 @@ impl Repo {
         Ok(Reader { repo, backend: Arc::clone(&self.backend), location: self.location().to_owned() })
     }
 
-    /// Puts a copy of the volume config, which is wrapped, beside the repository, so that the bucket and the master
-    /// key open everything; and a text that says how. What is there already stays.
-    pub fn put_extras(&self, config: &[u8], readme: &str) -> Result<()> {
-        let digest = sha256(config);
-        let name = format!("{EXTRA}/vault-{}.toml", digest.get(..16).unwrap_or_default());
-        self.objects.put(&name, &[Bytes::copy_from_slice(config)])?;
-        self.objects.put("README.txt", &[Bytes::copy_from_slice(readme.as_bytes())])?;
+    /// Puts copies of the volume config and the key-encryption keys, which are wrapped, beside the repository, so that the
+    /// bucket and the master key open everything; and a text that says how. What is there already stays.
+    pub fn put_extras(&self, config: &[u8], keks: Option<&[u8]>, readme: &str) -> Result<()> {
+        let put = |kind: &str, digest: &str, text: &[u8]| {
+            let name = format!("{EXTRA}/{kind}-{}.toml", digest.get(..16).unwrap_or_default());
+            self.objects.put(&name, &[Bytes::copy_from_slice(text)])
+        };
+        put("vault", &sha256(config), config)?;
+        if let Some(keks) = keks {
+            // Its counts change with every mount; another copy is needed for other keys only.
+            let name = match KekFile::parse(keks) {
+                Ok(mut signed) => {
+                    signed.file.keks.iter_mut().for_each(|kek| kek.reserved = 0);
+                    sha256(signed.file.encode_body().as_bytes())
+                }
+                Err(_) => sha256(keks),
+            };
+            put("keks", &name, keks)?;
+        }
+        self.objects.put(README, &[Bytes::copy_from_slice(readme.as_bytes())])?;
         Ok(())
     }
 }
@@ -420,11 +440,17 @@ impl Reader {
     }
 
     fn root(&self, snapshot: &Snapshot, below: &Path) -> Result<Node> {
-        let tree = snapshot.tree.parse().map_err(failed(&self.location))?;
-        let path = Path::new(ROOT).join(below);
-        self.repo
-            .node_from_path(tree, &path)
-            .map_err(|_| BackupError::NoPath(snapshot.id.clone(), below.to_owned()))
+        let none = || BackupError::NoPath(snapshot.id.clone(), below.to_owned());
+        let top = snapshot.tree.parse().map_err(failed(&self.location))?;
+        let mut found: Option<Node> = None;
+        for part in Path::new(ROOT).join(below).components() {
+            let Component::Normal(name) = part else { continue };
+            let tree = found.map_or(Some(top), |node| node.subtree).ok_or_else(none)?;
+            // What cannot be read is not the same as what is not there.
+            let tree = self.repo.get_tree(&tree).map_err(failed(&self.location))?;
+            found = Some(tree.nodes.into_iter().find(|node| node.name() == name).ok_or_else(none)?);
+        }
+        found.ok_or_else(none)
     }
 
     /// The item at a lower path.
@@ -533,19 +559,27 @@ pub(super) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// What the store answered, where that is among the causes of an error.
+pub(super) fn store_error(e: &(dyn std::error::Error + 'static)) -> Option<BackupError> {
+    let mut cause = e.source();
+    while let Some(at) = cause {
+        if let Some(BackupError::Store { location, what, fault, why }) = at.downcast_ref() {
+            let (location, what, why) = (location.clone(), what.clone(), why.clone());
+            return Some(BackupError::Store { location, what, fault: *fault, why });
+        }
+        cause = at.source();
+    }
+    None
+}
+
 /// The library's error in one line; an error of the store, which it carries, as it was.
 pub(super) fn failed(location: &str) -> impl FnOnce(Box<RusticError>) -> BackupError + '_ {
     move |e| {
         if e.is_incorrect_password() {
             return BackupError::WrongKey(location.to_owned());
         }
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(&*e);
-        while let Some(at) = cause {
-            if let Some(BackupError::Store { location, what, fault, why }) = at.downcast_ref() {
-                let (location, what, why) = (location.clone(), what.clone(), why.clone());
-                return BackupError::Store { location, what, fault: *fault, why };
-            }
-            cause = at.source();
+        if let Some(answer) = store_error(&*e) {
+            return answer;
         }
         let text = e.display_log();
         let text = text.strip_prefix("Error: ").unwrap_or(&text);
@@ -555,6 +589,12 @@ pub(super) fn failed(location: &str) -> impl FnOnce(Box<RusticError>) -> BackupE
 }
 
 impl BackupError {
+    /// Whether the store does not answer, or refuses: nothing is said about what is in it.
+    pub fn is_outage(&self) -> bool {
+        use StoreFault::{Clock, Denied, Unreachable};
+        matches!(self.store_fault(), Some(Denied | Clock | Unreachable))
+    }
+
     /// What a store answered, where this is a store's answer.
     pub fn store_fault(&self) -> Option<StoreFault> {
         match self {

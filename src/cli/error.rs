@@ -241,6 +241,13 @@ fn backup_advice(e: &BackupError) -> Option<String> {
         BackupError::NoSnapshot(place, _) => format!("List them with: envelopefs backup list {place}"),
         BackupError::NoPath(..) => "Paths are those of the ciphertext, from the vault's top.".into(),
         BackupError::Mounted(_) => "Unmount it first, or restore to another directory.".into(),
+        BackupError::OtherVault { .. } => {
+            "Nothing was written. Restore to another directory; --vault-id ID takes snapshots of one vault only.".into()
+        }
+        BackupError::Pending(_) => {
+            "Nothing was written. Mount the vault once, which brings them in, or restore to another directory.".into()
+        }
+        BackupError::SeveralVaults(..) => "Say which one with --vault-id ID.".into(),
         BackupError::Store { fault: StoreFault::Denied, .. } => {
             "Credentials come from the environment (AWS_ACCESS_KEY_ID, ...), --profile, web identity or the instance.\n\
              `backup run` needs s3:GetObject, s3:PutObject and s3:ListBucket."
@@ -257,6 +264,7 @@ fn backup_advice(e: &BackupError) -> Option<String> {
             "The program is run as `PROGRAM make VAULT`, which prints a path, and `PROGRAM remove PATH`: docs/BACKUP.md.".into()
         }
         BackupError::KeyFile { .. }
+        | BackupError::JournalAlone(_)
         | BackupError::Location(..)
         | BackupError::Repository { .. }
         | BackupError::Format { .. }

@@ -16,11 +16,12 @@ use super::super::meter::Meter;
 use super::super::repo::Item;
 use super::super::walk::is_kept;
 use super::Restored;
-use crate::format::names::TMP_PREFIX;
+use crate::format::header::DIR_XATTR;
+use crate::format::names::{LowerName, TMP_PREFIX, parse};
 use crate::vault::entry::{self, NewTime};
 use crate::vault::file::LowerFile;
 use crate::vault::stat::{stat_at, stat_fd};
-use crate::vault::{DiskFile, FreshFile, access, proc_path};
+use crate::vault::{DiskFile, FreshFile, Listing, access, proc_path};
 
 /// What went well, or why it did not.
 pub(in crate::backup) type Step<T> = std::result::Result<T, String>;
@@ -201,9 +202,10 @@ impl<'r> Placer<'r> {
         Ok(())
     }
 
-    pub(in crate::backup) fn dir(&self, item: &Item) -> Step<()> {
+    /// Makes a directory, or takes one that is there. False: one with another id is there, and something is in it.
+    pub(in crate::backup) fn dir(&self, item: &Item) -> Step<bool> {
         if item.path.as_os_str().is_empty() {
-            return self.xattrs(&self.top, item);
+            return self.give_id(&self.top, item);
         }
         let (dir, name) = self.place(item)?;
         match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
@@ -211,7 +213,19 @@ impl<'r> Placer<'r> {
             Err(e) => return Err(format!("not made: {e}")),
         }
         let fd = entry::open_dir_path(&dir, name).map_err(|_| NO_DIRECTORY.to_owned())?;
-        self.xattrs(fd, item)
+        self.give_id(&fd, item)
+    }
+
+    /// Names in a directory are sealed under its id: one that has names keeps it.
+    fn give_id(&self, fd: &OwnedFd, item: &Item) -> Step<bool> {
+        let comes = item.xattrs.iter().find(|(name, _)| name == DIR_XATTR).map(|(_, id)| id);
+        let differs = |there: Vec<u8>| comes.is_some_and(|id| *id != there);
+        if crate::vault::xattr::get(fd, DIR_XATTR).is_ok_and(differs)
+            && has_names(fd).map_err(said("not listed"))?
+        {
+            return Ok(false);
+        }
+        self.xattrs(fd, item).map(|()| true)
     }
 
     pub(in crate::backup) fn finish_dir(&self, item: &Item) -> Step<bool> {
@@ -267,6 +281,18 @@ impl<'r> Placer<'r> {
         self.compare(&fd, item)?;
         Ok(false)
     }
+}
+
+/// Whether anything of a vault is in a directory.
+fn has_names(dir: &OwnedFd) -> rustix::io::Result<bool> {
+    let mut listing = Listing::new(entry::open_dir_read(dir, false)?);
+    while let Some(found) = listing.peek()? {
+        if matches!(parse(&found.name), LowerName::Short(_) | LowerName::Long(_)) {
+            return Ok(true);
+        }
+        listing.advance();
+    }
+    Ok(false)
 }
 
 /// Whether a path stays in the vault.

@@ -189,10 +189,11 @@ pub(super) struct RestoreArgs {
     /// latest, the beginning of an id, a day or a time (the last snapshot before it).
     #[arg(long, value_name = "WHICH", default_value = "latest")]
     pub(super) snapshot: String,
-    /// Snapshots of this vault only, where the repository holds several.
+    /// Snapshots of this vault only (the beginning of its id) [default: the target's, where it is a vault].
     #[arg(long, value_name = "ID")]
     pub(super) vault_id: Option<String>,
-    /// This file or directory of the ciphertext only, with the directories above it and the volume config.
+    /// This file or directory of the ciphertext only. A target that is no vault gets the directories above it and the volume
+    /// config too; one that is a vault keeps its own.
     #[arg(long, value_name = "PATH")]
     pub(super) path: Option<PathBuf>,
     /// Files that are written at once.
@@ -222,6 +223,9 @@ pub(super) struct VerifyArgs {
     /// With --deep: the snapshot.
     #[arg(long, value_name = "WHICH", default_value = "latest")]
     pub(super) snapshot: String,
+    /// With --deep: snapshots of this vault only (the beginning of its id).
+    #[arg(long, value_name = "ID")]
+    pub(super) vault_id: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,
@@ -288,6 +292,9 @@ pub(super) struct MountArgs {
     /// latest, the beginning of an id, a day or a time (the last snapshot before it).
     #[arg(long, value_name = "WHICH", default_value = "latest")]
     pub(super) snapshot: String,
+    /// Snapshots of this vault only (the beginning of its id).
+    #[arg(long, value_name = "ID")]
+    pub(super) vault_id: Option<String>,
     #[command(flatten)]
     pub(super) open: OpenArgs,
 }

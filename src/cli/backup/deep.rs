@@ -25,7 +25,7 @@ pub(super) struct DeepReport {
 }
 
 pub(super) fn verify(args: &VerifyArgs, repo: &Repo) -> Result<DeepReport, CliError> {
-    let snapshot = repo.snapshot(&args.snapshot, None)?;
+    let snapshot = repo.snapshot(&args.snapshot, args.vault_id.as_deref())?;
     let reader = Arc::new(repo.reader()?);
     let keyring = connect::keyring_of_snapshot(&reader, &snapshot, &args.open.key)?;
     reader.read_whole_packs();

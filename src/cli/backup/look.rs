@@ -25,7 +25,7 @@ pub(super) fn mount(args: &MountArgs) -> Result<Exit, CliError> {
     let scratch = Scratch::make()?;
     let point = mount_point::check(&args.mount_point, &scratch.0, false)?;
     let repo = connect::repo(&args.store, Some(&args.open), &meter)?;
-    let snapshot = repo.snapshot(&args.snapshot, None)?;
+    let snapshot = repo.snapshot(&args.snapshot, args.vault_id.as_deref())?;
     let reader = Arc::new(repo.reader()?);
     let keyring = connect::keyring_of_snapshot(&reader, &snapshot, &args.open.key)?;
     let config = MountConfig {

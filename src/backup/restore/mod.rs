@@ -26,6 +26,7 @@ use crate::format::header::{HEADER_XATTR, MAX_HEADER};
 use crate::format::journal::JOURNAL_DIR;
 use crate::format::names::{LOST_FOUND, TMP_PREFIX, VAULT_DIR};
 use crate::vault::file::LowerFile;
+use crate::vault::journal::note_restored;
 use crate::vault::{DiskFile, FreshFile, VaultLock, entry};
 use own::{Kept, Own, has_logs};
 use place::{Contents, Placer, Step, is_plain};
@@ -122,6 +123,10 @@ pub fn restore(
     }
     if selection.is_whole() {
         put_journal_aside(&top).map_err(BackupError::errno(target))?;
+        if selection.journal != Journal::None {
+            // Before the first log: also a restore that is cut off leaves none that is taken for these files' own.
+            note_restored(&top).map_err(BackupError::errno(target))?;
+        }
         reader.read_whole_packs();
     }
     let stored = Stored(reader);

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use envelopefs::format::view::Frame;
 use serde_json::Value;
 
 use super::harness::{Home, Killed, can_mount, eventually, is_root};
@@ -287,4 +288,41 @@ fn a_restored_journal_empties_nothing() {
         assert!(!own(&home, vault, "restored").exists());
     }
     drop(ram);
+}
+
+/// An inode number that a file had, and that another one got in the middle of a run, joins no two files. Here all frames of a
+/// copy are given one number.
+#[test]
+fn a_used_inode_number_joins_no_files() {
+    if !can_mount() {
+        return;
+    }
+    let mut home = Home::new();
+    let mnt = home.mount("vault");
+    home.sh(&format!("cd {} && echo one > a && ln a a2 && echo other > b && ln b b2", mnt.display()));
+    home.umount(&mnt);
+    let view = home.path("view");
+    fs::create_dir(&view).unwrap();
+    let log = home.path("view.log");
+    home.ok(&["mount", "--view", "ciphertext", "--log-file", log.to_str().unwrap(), "vault", "view"]);
+    home.sh("cp -r view tree; chmod -R u+w tree");
+    home.umount(&view);
+    let files: Vec<_> = home.lower_files("vault");
+    let numbers: Vec<u64> = files.iter().map(|file| fs::metadata(file).unwrap().ino()).collect();
+    let frames: Vec<_> =
+        files.iter().map(|f| home.path("tree").join(f.strip_prefix(home.vault()).unwrap())).collect();
+    for frame in &frames {
+        renumber(frame, *numbers.iter().min().unwrap());
+    }
+    home.ok(&["import", "tree", "back"]);
+    home.assert_same("vault", "back");
+}
+
+/// Gives the frame of a file of the view another inode number.
+fn renumber(file: &Path, inode: u64) {
+    let bytes = fs::read(file).unwrap();
+    let mut frame = Frame::decode(&bytes).unwrap();
+    let len = Frame::len_of(&bytes).unwrap();
+    frame.inode = inode;
+    fs::write(file, [frame.encode().unwrap(), bytes[len..].to_vec()].concat()).unwrap();
 }

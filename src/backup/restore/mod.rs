@@ -5,11 +5,12 @@
 //! restoring over it. A file appears under its name only when it is whole. Nothing is removed that the snapshot has
 //! not got. A vault's own files are not replaced by those of another vault, nor by older ones that open less (`own`).
 
+mod links;
 pub(super) mod own;
 pub(super) mod place;
 mod select;
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::format::names::{LOST_FOUND, TMP_PREFIX, VAULT_DIR};
 use crate::vault::file::LowerFile;
 use crate::vault::journal::note_restored;
 use crate::vault::{DiskFile, FreshFile, VaultLock, entry};
+use links::{Links, Name};
 use own::{Kept, Own, has_logs};
 use place::{Contents, Placer, Step, is_plain};
 use select::Selection;
@@ -234,8 +236,7 @@ impl Placer<'_> {
         let mut dirs = Vec::new();
         // Directories whose names others have.
         let mut closed: Vec<PathBuf> = Vec::new();
-        let mut links: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
-        let mut linked = Vec::new();
+        let mut links = Links::default();
         let (sender, items) = bounded::<Item>(QUEUE);
         std::thread::scope(|scope| {
             for _ in 0..jobs.clamp(1, 64) {
@@ -244,8 +245,6 @@ impl Placer<'_> {
             }
             drop(items);
             all(&mut |item| {
-                let first =
-                    item.inode.map(|inode| links.entry(inode).or_insert_with(|| item.path.clone()).clone());
                 match item.kind {
                     _ if !is_plain(&item.path) => {
                         self.note(&item, Err("its path leads out of the vault".into()))
@@ -261,19 +260,30 @@ impl Placer<'_> {
                         }
                         Err(why) => self.note(&item, Err(why)),
                     },
-                    _ if first.as_ref().is_some_and(|first| *first != item.path) => {
-                        linked.extend(first.map(|first| (first, item)));
-                    }
-                    libc::S_IFREG => drop(sender.send(item)),
-                    _ => self.note(&item, self.other(&item)),
+                    kind => match links.take(item) {
+                        None => {}
+                        Some(item) if kind == libc::S_IFREG => drop(sender.send(item)),
+                        Some(item) => self.note(&item, self.other(&item)),
+                    },
                 }
                 Ok(())
             })?;
             drop(sender);
             Ok::<(), BackupError>(())
         })?;
-        for (first, item) in linked {
-            self.note(&item, self.link(&first, &item));
+        let failed: HashSet<PathBuf> =
+            self.done.lock().problems.iter().map(|(path, _)| path.clone()).collect();
+        for Name { first, path, item } in links.left() {
+            let given = if failed.contains(&first) {
+                Err(format!("its other name, {}, is not right", first.display()))
+            } else {
+                self.link(&first, &path)
+            };
+            match item {
+                Some(item) => self.note(&item, given),
+                // It was counted when its older state was written.
+                None => self.done.lock().problems.extend(given.err().map(|why| (path, why))),
+            }
         }
         // Their times last: what is made in a directory changes them.
         for dir in dirs.iter().rev() {

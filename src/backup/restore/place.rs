@@ -72,16 +72,16 @@ impl<'r> Placer<'r> {
         format!("{TMP_PREFIX}restore.{}.{}", std::process::id(), self.count.fetch_add(1, Relaxed))
     }
 
-    /// The directory that an item belongs in, and its name there.
-    fn place<'i>(&self, item: &'i Item) -> Step<(OwnedFd, &'i str)> {
-        let dir = item.path.parent().unwrap_or(Path::new(""));
-        let name = item.path.file_name().and_then(|n| n.to_str()).ok_or("its name is no text")?;
+    /// The directory that an entry belongs in, and its name there.
+    fn place<'i>(&self, path: &'i Path) -> Step<(OwnedFd, &'i str)> {
+        let dir = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().and_then(|n| n.to_str()).ok_or("its name is no text")?;
         Ok((reach(&self.top, dir).map_err(said("its directory"))?, name))
     }
 
     /// Content from the repository or from what is there; then everything else. Gives whether it was there.
     pub(in crate::backup) fn file(&self, item: &Item) -> Step<bool> {
-        let (dir, name) = self.place(item)?;
+        let (dir, name) = self.place(&item.path)?;
         if let Some(there) = self.is_there(&dir, name, item)? {
             self.attributes(&there, item)?;
             self.compare(&there, item)?;
@@ -207,7 +207,7 @@ impl<'r> Placer<'r> {
         if item.path.as_os_str().is_empty() {
             return self.give_id(&self.top, item);
         }
-        let (dir, name) = self.place(item)?;
+        let (dir, name) = self.place(&item.path)?;
         match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(format!("not made: {e}")),
@@ -239,8 +239,9 @@ impl<'r> Placer<'r> {
         Ok(false)
     }
 
-    pub(in crate::backup) fn link(&self, first: &Path, item: &Item) -> Step<bool> {
-        let (dir, name) = self.place(item)?;
+    /// Gives the file at `first` one more name.
+    pub(in crate::backup) fn link(&self, first: &Path, path: &Path) -> Step<bool> {
+        let (dir, name) = self.place(path)?;
         let source = reach(&self.top, first).map_err(said("its other name"))?;
         let is_one =
             stat_fd(&source).ok().zip(stat_at(&dir, name).ok()).is_some_and(|(a, b)| a.same_inode(&b));
@@ -258,7 +259,7 @@ impl<'r> Placer<'r> {
 
     /// Symlinks and nodes without content.
     pub(in crate::backup) fn other(&self, item: &Item) -> Step<bool> {
-        let (dir, name) = self.place(item)?;
+        let (dir, name) = self.place(&item.path)?;
         let temporary = self.temporary();
         match (&item.target, item.kind) {
             (Some(target), _) => {

@@ -286,7 +286,7 @@ impl Repo {
         }
     }
 
-    /// Removes the snapshots that no rule keeps. `dry`: only tells.
+    /// Removes the snapshots that no rule keeps, but never a vault's newest complete one. `dry`: only tells.
     pub fn forget(&self, keep: &Keep, dry: bool) -> Result<Forgotten> {
         let mut rules = KeepOptions::default();
         rules.keep_last = keep.last;
@@ -304,10 +304,17 @@ impl Repo {
         vaults.dedup();
         for vault in vaults {
             let of_it: Vec<SnapshotFile> = all.iter().filter(|s| s.label == vault).cloned().collect();
+            let mut complete = false;
             for judged in rules.apply(of_it, &Zoned::now()).map_err(self.failed())? {
                 let snapshot = Snapshot::of(&judged.snapshot);
-                if judged.keep {
-                    report.kept.push((snapshot, judged.reasons));
+                // The newest first: this one, or a newer one, has what incomplete ones lack.
+                let last_complete = snapshot.complete && !std::mem::replace(&mut complete, true);
+                if judged.keep || last_complete {
+                    let mut reasons = judged.reasons;
+                    if !judged.keep {
+                        reasons.push("newest complete".into());
+                    }
+                    report.kept.push((snapshot, reasons));
                 } else {
                     gone.push(judged.snapshot.id);
                     report.removed.push(snapshot);

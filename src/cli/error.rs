@@ -37,6 +37,8 @@ pub(super) enum CliError {
     Backup(BackupError),
     /// A backup that is stored, or was restored, but lacks something, which was listed.
     Incomplete(String),
+    /// A run that did not come so far as to store anything.
+    NothingStored(Box<CliError>),
     /// A measurement.
     Bench(BenchError),
     /// A mount point that cannot be used.
@@ -119,7 +121,8 @@ impl CliError {
             Self::Upkeep(UpkeepError::Key(e)) => key_exit(e),
             Self::Upkeep(UpkeepError::Busy) => Exit::InUse,
             Self::Usage(_) => Exit::Usage,
-            Self::Backup(_) | Self::Incomplete(_) => Exit::Failure,
+            // Whatever the reason: 3 would say that something was stored.
+            Self::Backup(_) | Self::Incomplete(_) | Self::NothingStored(_) => Exit::Failure,
             Self::Daemon(_)
             | Self::Bench(_)
             | Self::Top(..)
@@ -191,6 +194,7 @@ impl CliError {
                 "Give a file of the vault itself (ciphertext), not one seen through the mount.".into()
             }
             Self::Backup(e) => return backup_advice(e),
+            Self::NothingStored(e) => return e.advice(),
             Self::Busy(path) => format!(
                 "See who uses it: fuser -vm {}\nOr let go of it as soon as it is idle: envelopefs umount --lazy {0}",
                 path.display()
@@ -335,6 +339,7 @@ impl fmt::Display for CliError {
             Self::Kms(e) | Self::Hsm(e) => e.fmt(f),
             Self::Backup(e) => e.fmt(f),
             Self::Incomplete(what) => f.write_str(what),
+            Self::NothingStored(e) => e.fmt(f),
             Self::Bench(e) => e.fmt(f),
             Self::MountPoint(path, fault) => write!(f, "{}: {fault}", path.display()),
             Self::Mount(path, e) => write!(f, "{}: {e}", path.display()),

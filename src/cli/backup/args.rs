@@ -14,7 +14,8 @@ use crate::backup::StoreOptions;
     envelopefs backup init ~/vault s3://BUCKET/PREFIX\n  \
     envelopefs backup run ~/vault s3://BUCKET/PREFIX\n  \
     envelopefs backup restore s3://BUCKET/PREFIX ~/vault\n\n\
-    Exit codes: 0 complete, 3 stored (or restored) but incomplete, with a list; 1 nothing stored; verify: 11 faults found.")]
+    Exit codes: 0 complete, 3 stored (or restored) but incomplete, with a list; 1 nothing stored; verify: 11 faults found,\n\
+    1 not verified.")]
 pub(in crate::cli) struct BackupArgs {
     #[command(subcommand)]
     pub(super) command: BackupCommand,
@@ -32,7 +33,7 @@ pub(super) enum BackupCommand {
     Restore(RestoreArgs),
     /// Looks whether the repository is whole and every file has its header.
     Verify(VerifyArgs),
-    /// Removes snapshots that no rule keeps.
+    /// Removes snapshots that no rule keeps, but never a vault's newest complete one.
     Forget(ForgetArgs),
     /// Frees what no snapshot needs any more.
     Prune(PruneArgs),
@@ -180,7 +181,7 @@ pub(super) struct ListArgs {
     envelopefs backup restore --snapshot 2026-11-20 s3://BUCKET/PREFIX ~/vault  as it was on a day\n  \
     envelopefs backup restore --vault-key --kms-dir DIR s3://BUCKET/PREFIX ~/vault\n\n\
     What is there already and right is not fetched again: an interrupted restore goes on, a damaged vault is mended.\n\
-    Ends with 0 when all is as it was, 3 when something is not (listed).")]
+    Ends with 0 when all is as it was, 3 when something is not (listed), or the snapshot is incomplete; 1 otherwise.")]
 pub(super) struct RestoreArgs {
     #[command(flatten)]
     pub(super) store: StoreArgs,
@@ -209,7 +210,8 @@ pub(super) struct RestoreArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Without --read and --deep: every pack is there, every tree leads somewhere, every file has a header.\n\
-    Ends with 0 when nothing is wrong, 11 when something is."
+    Ends with 0 when nothing is wrong, 11 when something is; 1 when the store does not answer; with --deep, 3 when files do not\n\
+    open that a journal in the snapshot may explain."
 )]
 pub(super) struct VerifyArgs {
     #[command(flatten)]

@@ -19,7 +19,7 @@ use crate::backup::{
 use crate::format::config::{CONFIG_FILE, VolumeConfig};
 use crate::format::keks::KEKS_FILE;
 use crate::format::names::VAULT_DIR;
-use crate::keys;
+use crate::keys::{self, OpenError};
 
 use super::error::CliError;
 use super::exit::Exit;
@@ -88,7 +88,13 @@ fn init(args: &InitArgs) -> Result<Exit, CliError> {
 }
 
 fn store(args: &RunArgs) -> Result<Exit, CliError> {
-    let (text, config) = config_of(&args.vault)?;
+    let (text, config) = match config_of(&args.vault) {
+        // The disk with the vault is not mounted, perhaps: not a good night.
+        Err(CliError::Vault(OpenError::NotAVault(_))) => {
+            return Err(BackupError::NotAVault(args.vault.clone()).into());
+        }
+        other => other.map_err(|e| CliError::NothingStored(Box::new(e)))?,
+    };
     let meter = Meter::default().into();
     let repo = connect::repo(&args.store, None, &meter)?;
     let vault_id = config.vault_id.to_string();
@@ -153,10 +159,17 @@ fn bring_back(args: &RestoreArgs) -> Result<Exit, CliError> {
     progress.end();
     let done = done?;
     print::restored(args.json, &snapshot, &done, &meter.read());
-    if done.problems.is_empty() {
-        return Ok(Exit::Ok);
+    if !done.problems.is_empty() {
+        let count = done.problems.len();
+        return Err(CliError::Incomplete(format!("{count} entries are not what the snapshot holds")));
     }
-    Err(CliError::Incomplete(format!("{} entries are not what the snapshot holds", done.problems.len())))
+    if !snapshot.complete {
+        return Err(CliError::Incomplete(format!(
+            "all of snapshot {} is there, but it lacked something of the vault when it was made",
+            &snapshot.id[..8]
+        )));
+    }
+    Ok(Exit::Ok)
 }
 
 fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
@@ -168,7 +181,14 @@ fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
         progress.end();
         let report = done?;
         print::deep(args.json, &report);
-        return Ok(if report.faults.is_empty() { Exit::Ok } else { Exit::Faults });
+        return match report.faults.len() {
+            0 => Ok(Exit::Ok),
+            count if report.journal => Err(CliError::Incomplete(format!(
+                "{count} faults that may be none: the snapshot has changes in a journal, which only a mount of what is \
+                 restored brings in. Restore it, mount it, and check that"
+            ))),
+            _ => Ok(Exit::Faults),
+        };
     }
     let found = repo.verify(&Verify { read: args.read.clone() });
     progress.end();

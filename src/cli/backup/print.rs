@@ -136,7 +136,11 @@ pub(super) fn restored(json: bool, snapshot: &Snapshot, done: &Restored, meter: 
     }
     println!(
         "compared    {}",
-        if done.problems.is_empty() { "all is as it was" } else { "not all is as it was" }
+        match (done.problems.is_empty(), snapshot.complete) {
+            (true, true) => "all is as it was",
+            (true, false) => "all is as the snapshot has it, which is incomplete",
+            (false, _) => "not all is as it was",
+        }
     );
 }
 
@@ -167,6 +171,9 @@ pub(super) fn deep(json: bool, report: &DeepReport) {
         return line(report);
     }
     problems(&report.faults);
+    if report.journal {
+        println!("note        the snapshot has changes in a journal, which are not looked at here");
+    }
     println!(
         "snapshot {}: {} files, {} of plaintext opened, {}",
         short(&report.snapshot),

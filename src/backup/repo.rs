@@ -197,17 +197,20 @@ impl Repo {
     }
 
     /// Makes a repository with two passwords: one for the nightly job, one that whoever holds the vault's key can
-    /// derive again. `cache`: a directory of this user's for the repository's metadata.
+    /// derive again. `cache`: a directory of this user's for the repository's metadata. Completes one that an earlier call
+    /// for the vault `vault` left unfinished.
     pub fn init(
         objects: Arc<Objects>,
         options: &StoreOptions,
         cache: &Path,
         passwords: [&str; 2],
+        vault: &str,
         meter: Arc<Meter>,
     ) -> Result<Self> {
         if objects.len_of("config")?.is_some() {
-            return Err(BackupError::Exists(objects.location().to_owned()));
+            return Self::complete(objects, options, cache, passwords, vault, meter);
         }
+        remove_dead_keys(&objects)?;
         let (closed, repo, backend) = Self::repository(&objects, options, cache)?;
         let location = objects.location().to_owned();
         let size = |bytes: u64| format!("{bytes}B").parse().ok();
@@ -218,13 +221,44 @@ impl Repo {
         config.set_datapack_size = size(PACK);
         config.set_datapack_growfactor = Some(0);
         let [nightly, derived] = passwords;
-        let keys =
-            |user: &str| KeyOptions::default().hostname(host()).username(user.to_owned()).with_created(true);
         let repo = repo
-            .init(&Credentials::password(nightly), &keys("nightly"), &config)
+            .init(&Credentials::password(nightly), &key_of("nightly"), &config)
             .map_err(failed(&location))?;
-        repo.add_key(derived, &keys("vault key")).map_err(failed(&location))?;
+        repo.add_key(derived, &key_of("vault key")).map_err(failed(&location))?;
         Ok(Self { repo, closed, backend, objects, meter, state: cache.to_owned() })
+    }
+
+    /// Gives a repository that is this vault's and has not all that `init` makes what it lacks; refuses any other.
+    fn complete(
+        objects: Arc<Objects>,
+        options: &StoreOptions,
+        cache: &Path,
+        [nightly, derived]: [&str; 2],
+        vault: &str,
+        meter: Arc<Meter>,
+    ) -> Result<Self> {
+        let exists = || BackupError::Exists(objects.location().to_owned());
+        let configs = Self::configs(&objects)?;
+        let id = |text: &Vec<u8>| VolumeConfig::parse(text).ok().map(|s| s.config.vault_id.to_string());
+        if configs.iter().any(|text| id(text).is_none_or(|id| id != vault)) {
+            return Err(exists());
+        }
+        let open =
+            |password: &str| Self::open(Arc::clone(&objects), options, cache, password, Arc::clone(&meter));
+        let repo = match open(nightly) {
+            Err(BackupError::WrongKey(_)) => return Err(exists()),
+            other => other?,
+        };
+        match open(derived) {
+            Err(BackupError::WrongKey(_)) => {
+                repo.repo.add_key(derived, &key_of("vault key")).map_err(repo.failed())?;
+            }
+            Err(e) => return Err(e),
+            // The text comes last.
+            Ok(_) if !configs.is_empty() && objects.len_of(README)?.is_some() => return Err(exists()),
+            Ok(_) => {}
+        }
+        Ok(repo)
     }
 
     /// Opens a repository.
@@ -373,6 +407,31 @@ impl Repo {
         self.objects.put(README, &[Bytes::copy_from_slice(readme.as_bytes())])?;
         Ok(())
     }
+}
+
+/// Who a password is for.
+fn key_of(user: &str) -> KeyOptions {
+    KeyOptions::default().hostname(host()).username(user.to_owned()).with_created(true)
+}
+
+/// Removes keys that an `init` left which came no further: they open nothing, and would be taken for those of the
+/// repository that is made now. Where there is more than keys, a config was lost, and nothing is touched.
+fn remove_dead_keys(objects: &Objects) -> Result<()> {
+    let dead = objects.list("keys")?;
+    if dead.is_empty() {
+        return Ok(());
+    }
+    for folder in ["snapshots", "index", "data"] {
+        if !objects.list(folder)?.is_empty() {
+            return Err(BackupError::Repository {
+                location: objects.location().to_owned(),
+                why: format!(
+                    "it has keys and {folder}, and no config: a repository that lost it, and no new place"
+                ),
+            });
+        }
+    }
+    dead.iter().try_for_each(|(name, _)| objects.remove(&format!("keys/{name}")))
 }
 
 /// Whether a store keeps an object that is there from being overwritten. `Repo::put_extras` has run.

@@ -215,6 +215,41 @@ fn a_target_that_fills_up_is_completed_later() {
     same.unwrap();
 }
 
+/// An `init` that failed half way is completed by the next one: without the vault key's password, without the copies beside the
+/// repository, and where nothing but a key was made. A repository of another vault is not touched.
+#[test]
+fn an_unfinished_init_is_completed() {
+    if !can_mount() {
+        return;
+    }
+    let mut home = Home::new();
+    home.fill();
+    home.init_repo();
+    home.ends(1, &["backup", "init", "vault", "REPO"]);
+    home.sh("rm repo/README.txt; rm \"$(grep -l 'vault key' repo/keys/*)\"");
+    home.ends(1, &["backup", "list", "--vault-key", "REPO"]);
+    home.ok(&["backup", "init", "vault", "REPO"]);
+    home.ok(&["backup", "list", "--vault-key", "REPO"]);
+    assert_eq!(home.sh("ls repo/keys | wc -l; ls repo/README.txt"), "2\nrepo/README.txt\n");
+    home.ends(1, &["backup", "init", "vault", "REPO"]);
+    home.ok(&["init", "--kms-key-file", "other"]);
+    home.sh("rm \"$(grep -l 'vault key' repo/keys/*)\"");
+    home.ends(1, &["backup", "init", "other", "REPO"]);
+    assert_eq!(home.sh("ls repo/keys | wc -l"), "1\n");
+    // The key that is left belongs to no repository.
+    home.sh("rm -r cache; rm repo/config");
+    home.ok(&["backup", "init", "vault", "REPO"]);
+    assert_eq!(home.sh("ls repo/keys | wc -l"), "2\n");
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    home.ok(&["backup", "restore", "--vault-key", "REPO", "back"]);
+    home.assert_same("vault", "back");
+    home.sh("rm -r cache; mv repo/config lost");
+    let told = home.ends(1, &["backup", "init", "vault", "REPO"]);
+    assert!(told.contains("a repository that lost it"), "{told}");
+    home.sh("mv lost repo/config");
+    home.ok(&["backup", "list", "REPO"]);
+}
+
 /// A vault whose disk is not there stores nothing and says 1, not the 3 of an incomplete backup; an incomplete snapshot says
 /// so when it is brought back; the newest complete one is never forgotten.
 #[test]

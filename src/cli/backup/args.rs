@@ -23,7 +23,7 @@ pub(in crate::cli) struct BackupArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BackupCommand {
-    /// Makes a repository for a vault. Needs the vault's key, once.
+    /// Makes a repository for a vault, or completes one that was left unfinished. Needs the vault's key, once.
     Init(InitArgs),
     /// Stores the vault as it is now. Needs the key file only, no key of the vault.
     Run(RunArgs),

@@ -75,6 +75,7 @@ fn init(args: &InitArgs) -> Result<Exit, CliError> {
         &args.store.options(),
         &args.store.cache_dir()?,
         [nightly.as_str(), derived.as_str()],
+        &config.vault_id.to_string(),
         meter,
     )?;
     repo.put_extras(

@@ -115,6 +115,9 @@ pub fn restore(
     options: &Restore,
     meter: &Arc<Meter>,
 ) -> Result<Restored> {
+    if options.below.as_os_str().is_empty() {
+        reader.read_whole_packs();
+    }
     let mut selection = Selection::new(reader, snapshot, &options.below, target)?;
     let survey = survey(&selection, target)?;
     probe(target, survey.bytes, survey.header)?;
@@ -129,7 +132,6 @@ pub fn restore(
             // Before the first log: also a restore that is cut off leaves none that is taken for these files' own.
             note_restored(&top).map_err(BackupError::errno(target))?;
         }
-        reader.read_whole_packs();
     }
     let stored = Stored(reader);
     let placer = Placer::new(&stored, top, meter);

@@ -101,7 +101,12 @@ impl Own {
             };
             let mut bytes = Vec::new();
             for chunk in 0..item.content.chunks() {
-                match reader.chunk(&item.content, chunk) {
+                let part = match reader.chunk(&item.content, chunk) {
+                    // A bit may have been flipped on the way.
+                    Err(e) if !e.is_outage() => reader.chunk(&item.content, chunk),
+                    other => other,
+                };
+                match part {
                     Ok(part) if bytes.len() <= most => bytes.extend_from_slice(&part),
                     Ok(_) => break,
                     Err(e) if e.is_outage() => return Err(e),

@@ -96,6 +96,25 @@ pub enum BackupError {
     /// The target vault is mounted.
     #[error("{0}: the vault is mounted")]
     Mounted(PathBuf),
+    /// The target is another vault than the one that comes back.
+    #[error("{path}: it is vault {there}, and what comes back is of vault {comes}")]
+    OtherVault {
+        /// The target.
+        path: PathBuf,
+        /// Its vault's id.
+        there: String,
+        /// That of what would come.
+        comes: String,
+    },
+    /// The target has a journal that was not brought in.
+    #[error("{0}: its journal has changes that are not in their places yet")]
+    Pending(PathBuf),
+    /// A journal without the files that it is about.
+    #[error("{0}: a journal comes back with the whole vault only")]
+    JournalAlone(PathBuf),
+    /// The newest snapshot is asked for, and there are several vaults.
+    #[error("{0}: it holds snapshots of several vaults: {1}")]
+    SeveralVaults(String, String),
     /// The program that makes and removes snapshots.
     #[error("snapshot hook {program} {verb}: {why}")]
     Hook {

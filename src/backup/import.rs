@@ -15,10 +15,15 @@ use rustix::fs::{Mode, OFlags};
 use super::error::{BackupError, Result};
 use super::meter::Meter;
 use super::repo::{ContentRef, Item};
+use super::restore::own::Own;
 use super::restore::place::{Contents, Placer, Step};
-use super::restore::{Items, Restored, alone, probe};
+use super::restore::{Items, Restored, begin, keep_own, probe, refuse_pending};
 use super::walk::is_kept;
+use crate::format::config::{CONFIG_FILE, MAX_CONFIG};
+use crate::format::journal::JOURNAL_DIR;
+use crate::format::keks::{KEKS_FILE, MAX_KEKS_FILE};
 use crate::format::layout::GROUP_DISK;
+use crate::format::names::VAULT_DIR;
 use crate::format::view::{DIR_FILE, FRAME, Frame};
 use crate::vault::DiskFile;
 use crate::vault::file::LowerFile;
@@ -48,19 +53,36 @@ pub fn import(tree: &Path, target: &Path, meter: &Arc<Meter>) -> Result<Restored
         header = item.xattrs.iter().map(|(_, value)| value.len()).max().unwrap_or(0).max(header);
         Ok(())
     })?;
+    let comes = Own::new(text_of(tree, CONFIG_FILE, MAX_CONFIG), text_of(tree, KEKS_FILE, MAX_KEKS_FILE));
+    let there = Own::of_vault(target)?;
+    there.refuse_another(target, &comes.vault_id(tree)?.unwrap_or_default())?;
+    refuse_pending(target)?;
     probe(target, bytes, header)?;
-    std::fs::create_dir_all(target).map_err(BackupError::io(target))?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let top = rustix::fs::open(target, flags, Mode::empty()).map_err(BackupError::errno(target))?;
-    let _lock = alone(&top, target)?;
+    let (top, _lock) = begin(target)?;
+    let (kept, notes) = keep_own(&top, target, &comes)?;
     let contents = Tree(tree);
     let placer = Placer::new(&contents, top, meter);
-    let items: Items<'_> = &mut |each| each_item(tree, &mut Vec::new(), each);
+    let items: Items<'_> = &mut |each| {
+        each_item(tree, &mut Vec::new(), &mut |item| if kept.stays(&item.path) { Ok(()) } else { each(item) })
+    };
     placer.place_all(JOBS, items)?;
     let mut done = placer.done.into_inner();
+    done.notes = notes;
     done.problems.extend(faults);
     done.problems.sort();
     Ok(done)
+}
+
+/// The text of one of the vault's own files in a tree.
+fn text_of(tree: &Path, name: &str, most: usize) -> Option<Vec<u8>> {
+    let path = Path::new(VAULT_DIR).join(name);
+    let item = framed(&tree.join(&path), path).ok().filter(|item| item.size <= most as u64)?;
+    let mut text = Vec::new();
+    let read = Tree(tree).each(&item, &mut |piece| {
+        text.extend_from_slice(piece);
+        Ok(())
+    });
+    read.ok().map(|()| text)
 }
 
 /// Goes through a tree, directories before what is in them.
@@ -71,6 +93,10 @@ fn each_item(
 ) -> Result<()> {
     let mut open = vec![PathBuf::new()];
     while let Some(dir) = open.pop() {
+        if dir == Path::new(VAULT_DIR).join(JOURNAL_DIR) {
+            faults.push((dir, "a journal; no copy of a view has one, and it would change files".into()));
+            continue;
+        }
         let at = tree.join(&dir);
         match framed(&at.join(DIR_FILE), dir.clone()) {
             Ok(item) if item.kind == libc::S_IFDIR => each(item)?,

@@ -1,6 +1,7 @@
 //! A repository, as the rest of this folder and the commands see it. The library's types end here.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -22,7 +23,8 @@ use super::node;
 use super::s3::{Objects, Put, StoreOptions};
 use super::source::ROOT;
 use super::walk::Xattr;
-use crate::format::config::MAX_CONFIG;
+use crate::format::config::{MAX_CONFIG, VolumeConfig};
+use crate::format::keks::KekFile;
 use crate::format::layout::GROUP_DISK;
 
 /// zstd's level. Blocks do not compress, and this level finds that out at a gigabyte a second; trees and the empty ends of map
@@ -34,6 +36,8 @@ const PACK: u64 = 32 << 20;
 const PASSWORD: usize = 32;
 /// Where in a bucket lies what is not the repository's own.
 const EXTRA: &str = "envelopefs";
+/// Says how to restore.
+const README: &str = "README.txt";
 /// Copies of the volume config that are looked at.
 const CONFIGS: usize = 64;
 /// Marks a snapshot that lacks something of the vault.
@@ -193,17 +197,20 @@ impl Repo {
     }
 
     /// Makes a repository with two passwords: one for the nightly job, one that whoever holds the vault's key can
-    /// derive again. `cache`: a directory of this user's for the repository's metadata.
+    /// derive again. `cache`: a directory of this user's for the repository's metadata. Completes one that an earlier call
+    /// for the vault `vault` left unfinished.
     pub fn init(
         objects: Arc<Objects>,
         options: &StoreOptions,
         cache: &Path,
         passwords: [&str; 2],
+        vault: &str,
         meter: Arc<Meter>,
     ) -> Result<Self> {
         if objects.len_of("config")?.is_some() {
-            return Err(BackupError::Exists(objects.location().to_owned()));
+            return Self::complete(objects, options, cache, passwords, vault, meter);
         }
+        remove_dead_keys(&objects)?;
         let (closed, repo, backend) = Self::repository(&objects, options, cache)?;
         let location = objects.location().to_owned();
         let size = |bytes: u64| format!("{bytes}B").parse().ok();
@@ -214,13 +221,44 @@ impl Repo {
         config.set_datapack_size = size(PACK);
         config.set_datapack_growfactor = Some(0);
         let [nightly, derived] = passwords;
-        let keys =
-            |user: &str| KeyOptions::default().hostname(host()).username(user.to_owned()).with_created(true);
         let repo = repo
-            .init(&Credentials::password(nightly), &keys("nightly"), &config)
+            .init(&Credentials::password(nightly), &key_of("nightly"), &config)
             .map_err(failed(&location))?;
-        repo.add_key(derived, &keys("vault key")).map_err(failed(&location))?;
+        repo.add_key(derived, &key_of("vault key")).map_err(failed(&location))?;
         Ok(Self { repo, closed, backend, objects, meter, state: cache.to_owned() })
+    }
+
+    /// Gives a repository that is this vault's and has not all that `init` makes what it lacks; refuses any other.
+    fn complete(
+        objects: Arc<Objects>,
+        options: &StoreOptions,
+        cache: &Path,
+        [nightly, derived]: [&str; 2],
+        vault: &str,
+        meter: Arc<Meter>,
+    ) -> Result<Self> {
+        let exists = || BackupError::Exists(objects.location().to_owned());
+        let configs = Self::configs(&objects)?;
+        let id = |text: &Vec<u8>| VolumeConfig::parse(text).ok().map(|s| s.config.vault_id.to_string());
+        if configs.iter().any(|text| id(text).is_none_or(|id| id != vault)) {
+            return Err(exists());
+        }
+        let open =
+            |password: &str| Self::open(Arc::clone(&objects), options, cache, password, Arc::clone(&meter));
+        let repo = match open(nightly) {
+            Err(BackupError::WrongKey(_)) => return Err(exists()),
+            other => other?,
+        };
+        match open(derived) {
+            Err(BackupError::WrongKey(_)) => {
+                repo.repo.add_key(derived, &key_of("vault key")).map_err(repo.failed())?;
+            }
+            Err(e) => return Err(e),
+            // The text comes last.
+            Ok(_) if !configs.is_empty() && objects.len_of(README)?.is_some() => return Err(exists()),
+            Ok(_) => {}
+        }
+        Ok(repo)
     }
 
     /// Opens a repository.
@@ -261,15 +299,18 @@ impl Repo {
     }
 
     /// The snapshot that `wish` names: `latest`, the beginning of an id, or a time (`2026-11-26T20:00:00Z`, or a day),
-    /// which means the last one before it. `vault`: of this vault only.
+    /// which means the last one before it. `vault`: of the vault only whose id begins so; by time, it must be one.
     pub fn snapshot(&self, wish: &str, vault: Option<&str>) -> Result<Snapshot> {
         let mut all = self.snapshots()?;
-        all.retain(|s| vault.is_none_or(|v| s.vault == v));
+        all.retain(|s| vault.is_none_or(|v| s.vault.starts_with(v)));
         let none = || BackupError::NoSnapshot(self.location().to_owned(), wish.to_owned());
-        if wish == "latest" {
-            return all.pop().ok_or_else(none);
-        }
-        if let Some(before) = moment(wish) {
+        let before = if wish == "latest" { Some(i64::MAX) } else { moment(wish) };
+        if let Some(before) = before {
+            let vaults: BTreeSet<&str> = all.iter().map(|s| &s.vault[..]).collect();
+            if vaults.len() > 1 {
+                let vaults = vaults.into_iter().collect::<Vec<_>>().join(", ");
+                return Err(BackupError::SeveralVaults(self.location().to_owned(), vaults));
+            }
             return all.into_iter().rev().find(|s| s.time <= before).ok_or_else(none);
         }
         let mut named = all.into_iter().filter(|s| wish.len() >= 4 && s.id.starts_with(wish));
@@ -279,7 +320,7 @@ impl Repo {
         }
     }
 
-    /// Removes the snapshots that no rule keeps. `dry`: only tells.
+    /// Removes the snapshots that no rule keeps, but never a vault's newest complete one. `dry`: only tells.
     pub fn forget(&self, keep: &Keep, dry: bool) -> Result<Forgotten> {
         let mut rules = KeepOptions::default();
         rules.keep_last = keep.last;
@@ -297,10 +338,17 @@ impl Repo {
         vaults.dedup();
         for vault in vaults {
             let of_it: Vec<SnapshotFile> = all.iter().filter(|s| s.label == vault).cloned().collect();
+            let mut complete = false;
             for judged in rules.apply(of_it, &Zoned::now()).map_err(self.failed())? {
                 let snapshot = Snapshot::of(&judged.snapshot);
-                if judged.keep {
-                    report.kept.push((snapshot, judged.reasons));
+                // The newest first: this one, or a newer one, has what incomplete ones lack.
+                let last_complete = snapshot.complete && !std::mem::replace(&mut complete, true);
+                if judged.keep || last_complete {
+                    let mut reasons = judged.reasons;
+                    if !judged.keep {
+                        reasons.push("newest complete".into());
+                    }
+                    report.kept.push((snapshot, reasons));
                 } else {
                     gone.push(judged.snapshot.id);
                     report.removed.push(snapshot);
@@ -338,15 +386,53 @@ impl Repo {
         Ok(Reader { repo, backend: Arc::clone(&self.backend), location: self.location().to_owned() })
     }
 
-    /// Puts a copy of the volume config, which is wrapped, beside the repository, so that the bucket and the master
-    /// key open everything; and a text that says how. What is there already stays.
-    pub fn put_extras(&self, config: &[u8], readme: &str) -> Result<()> {
-        let digest = sha256(config);
-        let name = format!("{EXTRA}/vault-{}.toml", digest.get(..16).unwrap_or_default());
-        self.objects.put(&name, &[Bytes::copy_from_slice(config)])?;
-        self.objects.put("README.txt", &[Bytes::copy_from_slice(readme.as_bytes())])?;
+    /// Puts copies of the volume config and the key-encryption keys, which are wrapped, beside the repository, so that the
+    /// bucket and the master key open everything; and a text that says how. What is there already stays.
+    pub fn put_extras(&self, config: &[u8], keks: Option<&[u8]>, readme: &str) -> Result<()> {
+        let put = |kind: &str, digest: &str, text: &[u8]| {
+            let name = format!("{EXTRA}/{kind}-{}.toml", digest.get(..16).unwrap_or_default());
+            self.objects.put(&name, &[Bytes::copy_from_slice(text)])
+        };
+        put("vault", &sha256(config), config)?;
+        if let Some(keks) = keks {
+            // Its counts change with every mount; another copy is needed for other keys only.
+            let name = match KekFile::parse(keks) {
+                Ok(mut signed) => {
+                    signed.file.keks.iter_mut().for_each(|kek| kek.reserved = 0);
+                    sha256(signed.file.encode_body().as_bytes())
+                }
+                Err(_) => sha256(keks),
+            };
+            put("keks", &name, keks)?;
+        }
+        self.objects.put(README, &[Bytes::copy_from_slice(readme.as_bytes())])?;
         Ok(())
     }
+}
+
+/// Who a password is for.
+fn key_of(user: &str) -> KeyOptions {
+    KeyOptions::default().hostname(host()).username(user.to_owned()).with_created(true)
+}
+
+/// Removes keys that an `init` left which came no further: they open nothing, and would be taken for those of the
+/// repository that is made now. Where there is more than keys, a config was lost, and nothing is touched.
+fn remove_dead_keys(objects: &Objects) -> Result<()> {
+    let dead = objects.list("keys")?;
+    if dead.is_empty() {
+        return Ok(());
+    }
+    for folder in ["snapshots", "index", "data"] {
+        if !objects.list(folder)?.is_empty() {
+            return Err(BackupError::Repository {
+                location: objects.location().to_owned(),
+                why: format!(
+                    "it has keys and {folder}, and no config: a repository that lost it, and no new place"
+                ),
+            });
+        }
+    }
+    dead.iter().try_for_each(|(name, _)| objects.remove(&format!("keys/{name}")))
 }
 
 /// Whether a store keeps an object that is there from being overwritten. `Repo::put_extras` has run.
@@ -421,11 +507,17 @@ impl Reader {
     }
 
     fn root(&self, snapshot: &Snapshot, below: &Path) -> Result<Node> {
-        let tree = snapshot.tree.parse().map_err(failed(&self.location))?;
-        let path = Path::new(ROOT).join(below);
-        self.repo
-            .node_from_path(tree, &path)
-            .map_err(|_| BackupError::NoPath(snapshot.id.clone(), below.to_owned()))
+        let none = || BackupError::NoPath(snapshot.id.clone(), below.to_owned());
+        let top = snapshot.tree.parse().map_err(failed(&self.location))?;
+        let mut found: Option<Node> = None;
+        for part in Path::new(ROOT).join(below).components() {
+            let Component::Normal(name) = part else { continue };
+            let tree = found.map_or(Some(top), |node| node.subtree).ok_or_else(none)?;
+            // What cannot be read is not the same as what is not there.
+            let tree = self.repo.get_tree(&tree).map_err(failed(&self.location))?;
+            found = Some(tree.nodes.into_iter().find(|node| node.name() == name).ok_or_else(none)?);
+        }
+        found.ok_or_else(none)
     }
 
     /// The item at a lower path.
@@ -534,18 +626,26 @@ pub(super) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// What the store answered, where that is among the causes of an error.
+pub(super) fn store_error(e: &(dyn std::error::Error + 'static)) -> Option<BackupError> {
+    let mut cause = e.source();
+    while let Some(at) = cause {
+        if let Some(e @ BackupError::Store { .. }) = at.downcast_ref() {
+            return Some(e.again());
+        }
+        cause = at.source();
+    }
+    None
+}
+
 /// The library's error in one line; an error of the store, which it carries, as it was.
 pub(super) fn failed(location: &str) -> impl FnOnce(Box<RusticError>) -> BackupError + '_ {
     move |e| {
         if e.is_incorrect_password() {
             return BackupError::WrongKey(location.to_owned());
         }
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(&*e);
-        while let Some(at) = cause {
-            if let Some(e @ BackupError::Store { .. }) = at.downcast_ref() {
-                return e.again();
-            }
-            cause = at.source();
+        if let Some(answer) = store_error(&*e) {
+            return answer;
         }
         let text = e.display_log();
         let text = text.strip_prefix("Error: ").unwrap_or(&text);
@@ -555,6 +655,12 @@ pub(super) fn failed(location: &str) -> impl FnOnce(Box<RusticError>) -> BackupE
 }
 
 impl BackupError {
+    /// Whether the store does not answer, or refuses: nothing is said about what is in it.
+    pub fn is_outage(&self) -> bool {
+        use StoreFault::{Clock, Denied, Unreachable};
+        matches!(self.store_fault(), Some(Denied | Clock | Unreachable))
+    }
+
     /// What a store answered, where this is a store's answer.
     pub fn store_fault(&self) -> Option<StoreFault> {
         match self {

@@ -8,7 +8,7 @@ use rustic_core::CheckOptions;
 use serde::Serialize;
 
 use super::error::{BackupError, Result};
-use super::repo::Repo;
+use super::repo::{Repo, store_error};
 use super::walk::{has_header, judge};
 
 /// Faults that are named.
@@ -56,17 +56,21 @@ impl Repo {
         let results = self.repo.check(check).map_err(self.failed())?;
         let mut found = Verified::default();
         for (level, error) in &results.0 {
+            // A store that does not answer says nothing about what is in it.
+            if let Some(answer) = store_error(error).filter(BackupError::is_outage) {
+                return Err(answer);
+            }
             // The types have no public names.
             if format!("{level:?}") == "Error" {
                 found.repository.push(error.to_string());
             }
         }
-        self.headers(&mut found);
+        self.headers(&mut found)?;
         Ok(found)
     }
 
     /// Looks at every file's header in every state of the vault.
-    fn headers(&self, found: &mut Verified) {
+    fn headers(&self, found: &mut Verified) -> Result<()> {
         let looked = self.snapshots().and_then(|all| {
             let reader = self.reader()?;
             let mut trees = BTreeSet::new();
@@ -90,14 +94,18 @@ impl Repo {
                     }
                     Ok(())
                 });
-                if let Err(e) = done {
-                    found.repository.push(format!("snapshot {}: {e}", snapshot.id));
+                match done {
+                    Err(e) if e.is_outage() => return Err(e),
+                    Err(e) => found.repository.push(format!("snapshot {}: {e}", snapshot.id)),
+                    Ok(()) => {}
                 }
             }
             Ok(())
         });
-        if let Err(e) = looked {
-            found.repository.push(e.to_string());
+        match looked {
+            Err(e) if !e.is_outage() => found.repository.push(e.to_string()),
+            other => other?,
         }
+        Ok(())
     }
 }

@@ -37,6 +37,8 @@ pub(super) enum CliError {
     Backup(BackupError),
     /// A backup that is stored, or was restored, but lacks something, which was listed.
     Incomplete(String),
+    /// A run that did not come so far as to store anything.
+    NothingStored(Box<CliError>),
     /// A measurement.
     Bench(BenchError),
     /// A mount point that cannot be used.
@@ -119,7 +121,8 @@ impl CliError {
             Self::Upkeep(UpkeepError::Key(e)) => key_exit(e),
             Self::Upkeep(UpkeepError::Busy) => Exit::InUse,
             Self::Usage(_) => Exit::Usage,
-            Self::Backup(_) | Self::Incomplete(_) => Exit::Failure,
+            // Whatever the reason: 3 would say that something was stored.
+            Self::Backup(_) | Self::Incomplete(_) | Self::NothingStored(_) => Exit::Failure,
             Self::Daemon(_)
             | Self::Bench(_)
             | Self::Top(..)
@@ -191,6 +194,7 @@ impl CliError {
                 "Give a file of the vault itself (ciphertext), not one seen through the mount.".into()
             }
             Self::Backup(e) => return backup_advice(e),
+            Self::NothingStored(e) => return e.advice(),
             Self::Busy(path) => format!(
                 "See who uses it: fuser -vm {}\nOr let go of it as soon as it is idle: envelopefs umount --lazy {0}",
                 path.display()
@@ -241,6 +245,13 @@ fn backup_advice(e: &BackupError) -> Option<String> {
         BackupError::NoSnapshot(place, _) => format!("List them with: envelopefs backup list {place}"),
         BackupError::NoPath(..) => "Paths are those of the ciphertext, from the vault's top.".into(),
         BackupError::Mounted(_) => "Unmount it first, or restore to another directory.".into(),
+        BackupError::OtherVault { .. } => {
+            "Nothing was written. Restore to another directory; --vault-id ID takes snapshots of one vault only.".into()
+        }
+        BackupError::Pending(_) => {
+            "Nothing was written. Mount the vault once, which brings them in, or restore to another directory.".into()
+        }
+        BackupError::SeveralVaults(..) => "Say which one with --vault-id ID.".into(),
         BackupError::Store { fault: StoreFault::Denied, .. } => {
             "Credentials come from the environment (AWS_ACCESS_KEY_ID, ...), --profile, web identity or the instance.\n\
              `backup run` needs s3:GetObject, s3:PutObject and s3:ListBucket."
@@ -257,6 +268,7 @@ fn backup_advice(e: &BackupError) -> Option<String> {
             "The program is run as `PROGRAM make VAULT`, which prints a path, and `PROGRAM remove PATH`: docs/BACKUP.md.".into()
         }
         BackupError::KeyFile { .. }
+        | BackupError::JournalAlone(_)
         | BackupError::Location(..)
         | BackupError::Repository { .. }
         | BackupError::Format { .. }
@@ -327,6 +339,7 @@ impl fmt::Display for CliError {
             Self::Kms(e) | Self::Hsm(e) => e.fmt(f),
             Self::Backup(e) => e.fmt(f),
             Self::Incomplete(what) => f.write_str(what),
+            Self::NothingStored(e) => e.fmt(f),
             Self::Bench(e) => e.fmt(f),
             Self::MountPoint(path, fault) => write!(f, "{}: {fault}", path.display()),
             Self::Mount(path, e) => write!(f, "{}: {e}", path.display()),

@@ -30,6 +30,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<Exit, CliError> {
     if args.json {
         println!("{}", super::json(&done));
     } else {
+        super::backup::notes(&done.notes);
         for (path, why) in &done.problems {
             println!("{}: {why}", path.display());
         }

@@ -21,6 +21,7 @@ use crate::format::ids::FileId;
 use crate::format::journal::Time;
 use crate::format::names::VAULT_DIR;
 use crate::keys::{KeyError, Keyring};
+use crate::vault::journal::forget_restored;
 use crate::vault::stat::{S_IFDIR, S_IFREG};
 use crate::vault::{DiskFile, DiskJournal, Listing, entry, proc_path, stat, xattr};
 
@@ -43,6 +44,7 @@ pub(super) fn start(top: &OpenDir, keyring: &Keyring, options: &Options) -> Resu
     if options.read_only {
         return Ok(None);
     }
+    forget_restored(top);
     if options.no_journal || options.shared {
         let noted =
             DiskJournal::open(top, true).and_then(|store| store.map_or(Ok(()), |s| s.note_in_place()));
@@ -92,6 +94,12 @@ pub fn replay(top: impl AsFd, keyring: &Keyring, goes_on: bool) -> Result<Option
         log::error!(
             "journal: {} logs do not verify; they are put aside in .envelopefs/lost+found",
             replay.unreadable()
+        );
+    }
+    if replay.is_copy() {
+        log::warn!(
+            "files and journal were restored or copied: a file that was being written at that moment may be damaged, and \
+             is left as it is; `envelopefs check` names it"
         );
     }
     let suspects = replay.suspects_since();

@@ -40,6 +40,11 @@ pub trait JournalStore: Send + Sync {
     fn is_swept(&self) -> bool {
         false
     }
+    /// Whether the logs, and so the files around them, were brought here from elsewhere: by a restore, by a copy. Then the
+    /// ages of the files say nothing about what a crash may have done to them.
+    fn is_copy(&self) -> bool {
+        false
+    }
     /// This boot and this mount of the vault's filesystem.
     fn home(&self) -> Home;
     /// The clock that gives lower files their times.
@@ -59,6 +64,8 @@ pub struct DiskJournal {
 
 /// Says that files may have been changed without a journal since the vault was last made durable.
 pub const IN_PLACE: &str = "in-place";
+/// In the vault's own directory: says that files and logs were restored.
+pub const RESTORED: &str = "restored";
 
 fn file_name(number: u32) -> String {
     format!("{number}.log")
@@ -96,6 +103,26 @@ impl DiskJournal {
         private(|| rustix::fs::openat(&self.dir, IN_PLACE, flags, Mode::RUSR | Mode::WUSR))?;
         Ok(())
     }
+}
+
+/// Notes, durably, that the files of the vault at `top`, and a journal that may come with them, are restored: the logs were
+/// not made for these inodes. The vault's own directory is made where it is missing.
+pub fn note_restored(top: impl AsFd) -> rustix::io::Result<()> {
+    match rustix::fs::mkdirat(&top, VAULT_DIR, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e),
+    }
+    let own = open_dir_path(&top, VAULT_DIR)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::fsync(private(|| rustix::fs::openat(&own, RESTORED, flags, Mode::RUSR | Mode::WUSR))?)?;
+    rustix::fs::fsync(open_dir_read(&own, false)?)?;
+    rustix::fs::fsync(open_dir_read(&top, false)?)
+}
+
+/// Takes that note away: there are no logs any more.
+pub fn forget_restored(top: impl AsFd) {
+    // Where it stays, a journal is judged more carefully than it need be.
+    let _ = open_dir_path(top, VAULT_DIR).and_then(|own| entry::unlink(own, RESTORED));
 }
 
 /// Makes what is the daemon's own, whatever umask this thread last created somebody's file under.
@@ -191,6 +218,16 @@ impl JournalStore for DiskJournal {
         self.swept
     }
 
+    fn is_copy(&self) -> bool {
+        let marked = open_dir_path(&self.top, VAULT_DIR).and_then(|own| stat_at(own, RESTORED));
+        // A log is written after it is made, unless it was made by a copy that kept the time of the last write.
+        let is_copied = |number: u32| {
+            let stat = stat_at(&self.dir, &file_name(number));
+            stat.is_ok_and(|stat| stat.btime.is_some_and(|born| born > stat.mtime))
+        };
+        !matches!(marked, Err(Errno::NOENT)) || self.list().is_ok_and(|logs| logs.into_iter().any(is_copied))
+    }
+
     fn home(&self) -> Home {
         self.home
     }
@@ -206,6 +243,24 @@ mod tests {
     use std::io::IoSlice;
 
     use super::*;
+
+    /// Logs that a copy brought here are told from those that were written here; so are those that a restore notes.
+    #[test]
+    fn copied_logs_are_told_apart() {
+        let base = tempfile::tempdir().unwrap();
+        let top = File::open(base.path()).unwrap();
+        note_restored(&top).unwrap();
+        std::fs::write(base.path().join(VAULT_DIR).join(CONFIG_FILE), "").unwrap();
+        let journal = DiskJournal::open(&top, true).unwrap().unwrap();
+        journal.open(0).unwrap().write_at(&[IoSlice::new(b"x")], 0).unwrap();
+        assert!(journal.is_copy());
+        forget_restored(&top);
+        assert!(!journal.is_copy());
+        let log = base.path().join(VAULT_DIR).join("journal/0.log");
+        let there = stat_at(&journal.dir, "0.log").unwrap();
+        File::options().write(true).open(log).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(journal.is_copy(), there.btime.is_some());
+    }
 
     /// Logs come, are found again and go; a symlink in the place of one is not followed.
     #[test]

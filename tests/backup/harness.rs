@@ -68,6 +68,11 @@ impl Home {
         self.dir.path().join(name)
     }
 
+    /// Where everything of this test is.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) fn vault(&self) -> PathBuf {
         self.path("vault")
     }

@@ -6,6 +6,7 @@ mod harness;
 mod headers;
 mod mounted;
 mod network;
+mod over;
 mod proxy;
 mod retention;
 mod round_trip;

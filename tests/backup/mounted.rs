@@ -237,7 +237,7 @@ impl Drop for Stop<'_> {
 }
 
 /// A mount of the test's own, which goes with it.
-struct Unmounted(std::path::PathBuf);
+pub(crate) struct Unmounted(pub(crate) std::path::PathBuf);
 
 impl Drop for Unmounted {
     fn drop(&mut self) {

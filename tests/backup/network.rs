@@ -148,3 +148,21 @@ fn two_machines_at_once() {
     assert_eq!(home.json(0, &["backup", "list", "REPO"]).as_array().unwrap().len(), 2);
     assert_whole(&mut home);
 }
+
+/// A server that stops answering while a repository is verified has no fault: 1, not 11.
+#[test]
+fn a_server_that_does_not_answer_is_no_fault_of_a_repository() {
+    let Some((home, proxy)) = drilled("verify-away") else { return };
+    home.ok(&["backup", "run", "vault", "REPO"]);
+    for what in [&["--read", "all"][..], &["--deep"]] {
+        for of in ["/data/", "/index/"] {
+            home.sh("rm -rf cache");
+            proxy.set(plan(Fault::Answer(503, "SlowDown"), 1, of));
+            let args = [&["backup", "verify", "--timeout", "1", "--patience", "1", "REPO"], what].concat();
+            let told = home.ends(1, &args);
+            proxy.set(None);
+            assert!(told.contains("Run it again when the store answers"), "{told}");
+        }
+    }
+    home.ok(&["backup", "verify", "--read", "all", "REPO"]);
+}

@@ -446,7 +446,7 @@ fn an_embedded_hsm_needs_no_ceremony() {
     for round in 0..2 {
         let mount = vault.mount_as(&["env", &variable], &options);
         // The one that has the HSM's log is started in the sandbox.
-        assert!(vault.log().contains("sandbox: landlock"), "{}", vault.log());
+        eventually("the sandbox", || vault.log().contains("sandbox: landlock"));
         assert!(!vault.log().contains("runs already"), "{}", vault.log());
         if round == 0 {
             fs::write(mount.path("f"), pattern(5000, 1)).unwrap();

@@ -3,11 +3,14 @@
 //! Refuses a target that cannot hold the headers, or not all of the data, before it writes. Content that is there
 //! already is taken if its bytes are right, so that an interrupted restore goes on, and a damaged vault is mended by
 //! restoring over it. A file appears under its name only when it is whole. Nothing is removed that the snapshot has
-//! not got.
+//! not got. A vault's own files are not replaced by those of another vault, nor by older ones that open less (`own`).
 
+mod links;
+pub(super) mod own;
 pub(super) mod place;
+mod select;
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,18 +27,26 @@ use crate::format::header::{HEADER_XATTR, MAX_HEADER};
 use crate::format::journal::JOURNAL_DIR;
 use crate::format::names::{LOST_FOUND, TMP_PREFIX, VAULT_DIR};
 use crate::vault::file::LowerFile;
+use crate::vault::journal::note_restored;
 use crate::vault::{DiskFile, FreshFile, VaultLock, entry};
+use links::{Links, Name};
+use own::{Kept, Own, has_logs};
 use place::{Contents, Placer, Step, is_plain};
+use select::Selection;
+pub use select::{Journal, journal};
 
 /// Files that wait for a worker.
 const QUEUE: usize = 64;
+/// Of a directory whose name another directory has.
+const ANOTHER_DIRECTORY: &str = "another directory, with another id, is in its place: under this one's id nothing in it would \
+     show; move it away, or restore to another directory";
 /// Space that is left free beside the files' bytes: their inodes, directories, xattrs.
 const SLACK: u64 = 8 << 20;
 
 /// What to restore, and how.
 #[derive(Clone, Debug)]
 pub struct Restore {
-    /// Lower path; empty for all. The directories above it and the vault's own come along.
+    /// Lower path; empty for all. The directories above it come along and, where the target is no vault, the volume config.
     pub below: PathBuf,
     /// Files that are written at once.
     pub jobs: usize,
@@ -56,6 +67,8 @@ pub struct Restored {
     pub owners: u64,
     /// Lower path and reason of each entry that is not what it should be.
     pub problems: Vec<(PathBuf, String)>,
+    /// What became of the vault's own files that were there.
+    pub notes: Vec<String>,
 }
 
 /// What there is to restore.
@@ -102,48 +115,64 @@ pub fn restore(
     options: &Restore,
     meter: &Arc<Meter>,
 ) -> Result<Restored> {
-    let survey = survey(reader, snapshot, target, &options.below)?;
-    probe(target, survey.bytes, survey.header)?;
-    std::fs::create_dir_all(target).map_err(BackupError::io(target))?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let top = rustix::fs::open(target, flags, Mode::empty()).map_err(BackupError::errno(target))?;
-    let _lock = alone(&top, target)?;
     if options.below.as_os_str().is_empty() {
-        put_journal_aside(&top).map_err(BackupError::errno(target))?;
         reader.read_whole_packs();
+    }
+    let mut selection = Selection::new(reader, snapshot, &options.below, target)?;
+    let survey = survey(&selection, target)?;
+    probe(target, survey.bytes, survey.header)?;
+    let (top, _lock) = begin(target)?;
+    let mut notes = Vec::new();
+    if selection.brings_own {
+        (selection.kept, notes) = keep_own(&top, target, &selection.comes)?;
+    }
+    if selection.is_whole() {
+        put_journal_aside(&top).map_err(BackupError::errno(target))?;
+        if selection.journal != Journal::None {
+            // Before the first log: also a restore that is cut off leaves none that is taken for these files' own.
+            note_restored(&top).map_err(BackupError::errno(target))?;
+        }
     }
     let stored = Stored(reader);
     let placer = Placer::new(&stored, top, meter);
-    placer.place_all(options.jobs, &mut |each| each_item(reader, snapshot, &options.below, each))?;
+    placer.place_all(options.jobs, &mut |each| selection.each(each))?;
     let mut done = placer.done.into_inner();
+    done.notes = notes;
+    done.problems.append(&mut selection.problems);
     done.problems.sort();
     Ok(done)
 }
 
-/// Goes through a snapshot's entries in an order in which they can be made.
-fn each_item(
-    reader: &Reader,
-    snapshot: &Snapshot,
-    below: &Path,
-    each: &mut dyn FnMut(Item) -> Result<()>,
-) -> Result<()> {
-    if below.as_os_str().is_empty() {
-        return reader.walk(snapshot, below, each);
+/// Refuses a target whose journal holds what was not brought to its place: it is about the files that are there.
+pub(super) fn refuse_pending(target: &Path) -> Result<()> {
+    if !has_logs(target) {
+        return Ok(());
     }
-    let mut above: Vec<&Path> = below.ancestors().skip(1).collect();
-    above.reverse();
-    for dir in above {
-        each(reader.item(snapshot, dir)?)?;
-    }
-    if !below.starts_with(VAULT_DIR) {
-        reader.walk(snapshot, Path::new(VAULT_DIR), each)?;
-    }
-    reader.walk(snapshot, below, each)
+    // A mount's journal is its own affair.
+    let (_top, _lock) = begin(target)?;
+    Err(BackupError::Pending(target.to_owned()))
 }
 
-fn survey(reader: &Reader, snapshot: &Snapshot, target: &Path, below: &Path) -> Result<Survey> {
+/// Makes the target where it is missing, opens it, and keeps mounts out.
+pub(super) fn begin(target: &Path) -> Result<(OwnedFd, Option<VaultLock>)> {
+    std::fs::create_dir_all(target).map_err(BackupError::io(target))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::open(target, flags, Mode::empty()).map_err(BackupError::errno(target))?;
+    let lock = alone(&top, target)?;
+    Ok((top, lock))
+}
+
+/// Puts aside what will be replaced of the vault's own files. Gives what stays, and what is to be said.
+pub(super) fn keep_own(top: &OwnedFd, target: &Path, comes: &Own) -> Result<(Kept, Vec<String>)> {
+    let there = Own::of_vault(target)?;
+    let kept = there.kept(comes);
+    let notes = there.put_aside(top, comes, kept).map_err(BackupError::errno(target))?;
+    Ok((kept, notes))
+}
+
+fn survey(selection: &Selection<'_>, target: &Path) -> Result<Survey> {
     let mut found = Survey::default();
-    each_item(reader, snapshot, below, &mut |item| {
+    selection.each(&mut |item| {
         if item.kind == libc::S_IFREG {
             let there =
                 std::fs::symlink_metadata(target.join(&item.path)).is_ok_and(|m| m.len() == item.size);
@@ -180,7 +209,7 @@ pub(super) fn probe(target: &Path, bytes: u64, header: usize) -> Result<()> {
 }
 
 /// Keeps mounts out of a vault that is restored over.
-pub(super) fn alone(top: &OwnedFd, target: &Path) -> Result<Option<VaultLock>> {
+fn alone(top: &OwnedFd, target: &Path) -> Result<Option<VaultLock>> {
     match VaultLock::take(top, false) {
         Ok(lock) => Ok(Some(lock)),
         Err(Errno::NOENT) => Ok(None),
@@ -195,10 +224,7 @@ fn put_journal_aside(top: &OwnedFd) -> rustix::io::Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         other => other?,
     };
-    match rustix::fs::mkdirat(&own, LOST_FOUND, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(e) => return Err(e),
-    }
+    own::lost_found(&own)?;
     let aside = format!("{LOST_FOUND}/{JOURNAL_DIR}-{}", std::process::id());
     match entry::rename(&own, JOURNAL_DIR, &own, &aside, RenameFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
@@ -210,8 +236,9 @@ impl Placer<'_> {
     /// Puts all entries in their places, files by several threads.
     pub(super) fn place_all(&self, jobs: usize, all: Items<'_>) -> Result<()> {
         let mut dirs = Vec::new();
-        let mut links: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
-        let mut linked = Vec::new();
+        // Directories whose names others have.
+        let mut closed: Vec<PathBuf> = Vec::new();
+        let mut links = Links::default();
         let (sender, items) = bounded::<Item>(QUEUE);
         std::thread::scope(|scope| {
             for _ in 0..jobs.clamp(1, 64) {
@@ -220,29 +247,45 @@ impl Placer<'_> {
             }
             drop(items);
             all(&mut |item| {
-                let first =
-                    item.inode.map(|inode| links.entry(inode).or_insert_with(|| item.path.clone()).clone());
                 match item.kind {
                     _ if !is_plain(&item.path) => {
                         self.note(&item, Err("its path leads out of the vault".into()))
                     }
+                    _ if closed.iter().any(|dir| item.path.starts_with(dir)) => {
+                        self.note(&item, Err("its directory is not there: another one has its name".into()));
+                    }
                     libc::S_IFDIR => match self.dir(&item) {
-                        Ok(()) => dirs.push(item),
+                        Ok(true) => dirs.push(item),
+                        Ok(false) => {
+                            self.note(&item, Err(ANOTHER_DIRECTORY.into()));
+                            closed.push(item.path);
+                        }
                         Err(why) => self.note(&item, Err(why)),
                     },
-                    _ if first.as_ref().is_some_and(|first| *first != item.path) => {
-                        linked.extend(first.map(|first| (first, item)));
-                    }
-                    libc::S_IFREG => drop(sender.send(item)),
-                    _ => self.note(&item, self.other(&item)),
+                    kind => match links.take(item) {
+                        None => {}
+                        Some(item) if kind == libc::S_IFREG => drop(sender.send(item)),
+                        Some(item) => self.note(&item, self.other(&item)),
+                    },
                 }
                 Ok(())
             })?;
             drop(sender);
             Ok::<(), BackupError>(())
         })?;
-        for (first, item) in linked {
-            self.note(&item, self.link(&first, &item));
+        let failed: HashSet<PathBuf> =
+            self.done.lock().problems.iter().map(|(path, _)| path.clone()).collect();
+        for Name { first, path, item } in links.left() {
+            let given = if failed.contains(&first) {
+                Err(format!("its other name, {}, is not right", first.display()))
+            } else {
+                self.link(&first, &path)
+            };
+            match item {
+                Some(item) => self.note(&item, given),
+                // It was counted when its older state was written.
+                None => self.done.lock().problems.extend(given.err().map(|why| (path, why))),
+            }
         }
         // Their times last: what is made in a directory changes them.
         for dir in dirs.iter().rev() {

@@ -16,11 +16,12 @@ use super::super::meter::Meter;
 use super::super::repo::Item;
 use super::super::walk::is_kept;
 use super::Restored;
-use crate::format::names::TMP_PREFIX;
+use crate::format::header::DIR_XATTR;
+use crate::format::names::{LowerName, TMP_PREFIX, parse};
 use crate::vault::entry::{self, NewTime};
 use crate::vault::file::LowerFile;
 use crate::vault::stat::{stat_at, stat_fd};
-use crate::vault::{DiskFile, FreshFile, access, proc_path};
+use crate::vault::{DiskFile, FreshFile, Listing, access, proc_path};
 
 /// What went well, or why it did not.
 pub(in crate::backup) type Step<T> = std::result::Result<T, String>;
@@ -71,16 +72,16 @@ impl<'r> Placer<'r> {
         format!("{TMP_PREFIX}restore.{}.{}", std::process::id(), self.count.fetch_add(1, Relaxed))
     }
 
-    /// The directory that an item belongs in, and its name there.
-    fn place<'i>(&self, item: &'i Item) -> Step<(OwnedFd, &'i str)> {
-        let dir = item.path.parent().unwrap_or(Path::new(""));
-        let name = item.path.file_name().and_then(|n| n.to_str()).ok_or("its name is no text")?;
+    /// The directory that an entry belongs in, and its name there.
+    fn place<'i>(&self, path: &'i Path) -> Step<(OwnedFd, &'i str)> {
+        let dir = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().and_then(|n| n.to_str()).ok_or("its name is no text")?;
         Ok((reach(&self.top, dir).map_err(said("its directory"))?, name))
     }
 
     /// Content from the repository or from what is there; then everything else. Gives whether it was there.
     pub(in crate::backup) fn file(&self, item: &Item) -> Step<bool> {
-        let (dir, name) = self.place(item)?;
+        let (dir, name) = self.place(&item.path)?;
         if let Some(there) = self.is_there(&dir, name, item)? {
             self.attributes(&there, item)?;
             self.compare(&there, item)?;
@@ -201,17 +202,30 @@ impl<'r> Placer<'r> {
         Ok(())
     }
 
-    pub(in crate::backup) fn dir(&self, item: &Item) -> Step<()> {
+    /// Makes a directory, or takes one that is there. False: one with another id is there, and something is in it.
+    pub(in crate::backup) fn dir(&self, item: &Item) -> Step<bool> {
         if item.path.as_os_str().is_empty() {
-            return self.xattrs(&self.top, item);
+            return self.give_id(&self.top, item);
         }
-        let (dir, name) = self.place(item)?;
+        let (dir, name) = self.place(&item.path)?;
         match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(format!("not made: {e}")),
         }
         let fd = entry::open_dir_path(&dir, name).map_err(|_| NO_DIRECTORY.to_owned())?;
-        self.xattrs(fd, item)
+        self.give_id(&fd, item)
+    }
+
+    /// Names in a directory are sealed under its id: one that has names keeps it.
+    fn give_id(&self, fd: &OwnedFd, item: &Item) -> Step<bool> {
+        let comes = item.xattrs.iter().find(|(name, _)| name == DIR_XATTR).map(|(_, id)| id);
+        let differs = |there: Vec<u8>| comes.is_some_and(|id| *id != there);
+        if crate::vault::xattr::get(fd, DIR_XATTR).is_ok_and(differs)
+            && has_names(fd).map_err(said("not listed"))?
+        {
+            return Ok(false);
+        }
+        self.xattrs(fd, item).map(|()| true)
     }
 
     pub(in crate::backup) fn finish_dir(&self, item: &Item) -> Step<bool> {
@@ -225,8 +239,9 @@ impl<'r> Placer<'r> {
         Ok(false)
     }
 
-    pub(in crate::backup) fn link(&self, first: &Path, item: &Item) -> Step<bool> {
-        let (dir, name) = self.place(item)?;
+    /// Gives the file at `first` one more name.
+    pub(in crate::backup) fn link(&self, first: &Path, path: &Path) -> Step<bool> {
+        let (dir, name) = self.place(path)?;
         let source = reach(&self.top, first).map_err(said("its other name"))?;
         let is_one =
             stat_fd(&source).ok().zip(stat_at(&dir, name).ok()).is_some_and(|(a, b)| a.same_inode(&b));
@@ -244,7 +259,7 @@ impl<'r> Placer<'r> {
 
     /// Symlinks and nodes without content.
     pub(in crate::backup) fn other(&self, item: &Item) -> Step<bool> {
-        let (dir, name) = self.place(item)?;
+        let (dir, name) = self.place(&item.path)?;
         let temporary = self.temporary();
         match (&item.target, item.kind) {
             (Some(target), _) => {
@@ -267,6 +282,18 @@ impl<'r> Placer<'r> {
         self.compare(&fd, item)?;
         Ok(false)
     }
+}
+
+/// Whether anything of a vault is in a directory.
+fn has_names(dir: &OwnedFd) -> rustix::io::Result<bool> {
+    let mut listing = Listing::new(entry::open_dir_read(dir, false)?);
+    while let Some(found) = listing.peek()? {
+        if matches!(parse(&found.name), LowerName::Short(_) | LowerName::Long(_)) {
+            return Ok(true);
+        }
+        listing.advance();
+    }
+    Ok(false)
 }
 
 /// Whether a path stays in the vault.

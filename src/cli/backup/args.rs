@@ -14,7 +14,8 @@ use crate::backup::StoreOptions;
     envelopefs backup init ~/vault s3://BUCKET/PREFIX\n  \
     envelopefs backup run ~/vault s3://BUCKET/PREFIX\n  \
     envelopefs backup restore s3://BUCKET/PREFIX ~/vault\n\n\
-    Exit codes: 0 complete, 3 stored (or restored) but incomplete, with a list; 1 nothing stored; verify: 11 faults found.")]
+    Exit codes: 0 complete, 3 stored (or restored) but incomplete, with a list; 1 nothing stored; verify: 11 faults found,\n\
+    1 not verified.")]
 pub(in crate::cli) struct BackupArgs {
     #[command(subcommand)]
     pub(super) command: BackupCommand,
@@ -22,7 +23,7 @@ pub(in crate::cli) struct BackupArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BackupCommand {
-    /// Makes a repository for a vault. Needs the vault's key, once.
+    /// Makes a repository for a vault, or completes one that was left unfinished. Needs the vault's key, once.
     Init(InitArgs),
     /// Stores the vault as it is now. Needs the key file only, no key of the vault.
     Run(RunArgs),
@@ -32,7 +33,7 @@ pub(super) enum BackupCommand {
     Restore(RestoreArgs),
     /// Looks whether the repository is whole and every file has its header.
     Verify(VerifyArgs),
-    /// Removes snapshots that no rule keeps.
+    /// Removes snapshots that no rule keeps, but never a vault's newest complete one.
     Forget(ForgetArgs),
     /// Frees what no snapshot needs any more.
     Prune(PruneArgs),
@@ -180,7 +181,7 @@ pub(super) struct ListArgs {
     envelopefs backup restore --snapshot 2026-11-20 s3://BUCKET/PREFIX ~/vault  as it was on a day\n  \
     envelopefs backup restore --vault-key --kms-dir DIR s3://BUCKET/PREFIX ~/vault\n\n\
     What is there already and right is not fetched again: an interrupted restore goes on, a damaged vault is mended.\n\
-    Ends with 0 when all is as it was, 3 when something is not (listed).")]
+    Ends with 0 when all is as it was, 3 when something is not (listed), or the snapshot is incomplete; 1 otherwise.")]
 pub(super) struct RestoreArgs {
     #[command(flatten)]
     pub(super) store: StoreArgs,
@@ -189,10 +190,11 @@ pub(super) struct RestoreArgs {
     /// latest, the beginning of an id, a day or a time (the last snapshot before it).
     #[arg(long, value_name = "WHICH", default_value = "latest")]
     pub(super) snapshot: String,
-    /// Snapshots of this vault only, where the repository holds several.
+    /// Snapshots of this vault only (the beginning of its id) [default: the target's, where it is a vault].
     #[arg(long, value_name = "ID")]
     pub(super) vault_id: Option<String>,
-    /// This file or directory of the ciphertext only, with the directories above it and the volume config.
+    /// This file or directory of the ciphertext only. A target that is no vault gets the directories above it and the volume
+    /// config too; one that is a vault keeps its own.
     #[arg(long, value_name = "PATH")]
     pub(super) path: Option<PathBuf>,
     /// Files that are written at once.
@@ -208,7 +210,8 @@ pub(super) struct RestoreArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Without --read and --deep: every pack is there, every tree leads somewhere, every file has a header.\n\
-    Ends with 0 when nothing is wrong, 11 when something is."
+    Ends with 0 when nothing is wrong, 11 when something is; 1 when the store does not answer; with --deep, 3 when files do not\n\
+    open that a journal in the snapshot may explain."
 )]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
@@ -222,6 +225,9 @@ pub(super) struct VerifyArgs {
     /// With --deep: the snapshot.
     #[arg(long, value_name = "WHICH", default_value = "latest")]
     pub(super) snapshot: String,
+    /// With --deep: snapshots of this vault only (the beginning of its id).
+    #[arg(long, value_name = "ID")]
+    pub(super) vault_id: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,
@@ -288,6 +294,9 @@ pub(super) struct MountArgs {
     /// latest, the beginning of an id, a day or a time (the last snapshot before it).
     #[arg(long, value_name = "WHICH", default_value = "latest")]
     pub(super) snapshot: String,
+    /// Snapshots of this vault only (the beginning of its id).
+    #[arg(long, value_name = "ID")]
+    pub(super) vault_id: Option<String>,
     #[command(flatten)]
     pub(super) open: OpenArgs,
 }

@@ -10,7 +10,7 @@ use super::super::guardian::Guardian;
 use super::super::{logging, mount_point, signals};
 use super::args::MountArgs;
 use super::connect::{self, Scratch};
-use crate::backup::Meter;
+use crate::backup::{Journal, Meter, journal};
 use crate::fs::{Fs, Options};
 use crate::fuse::{self, MountConfig, Session, Transport};
 use crate::view::SnapshotView;
@@ -25,9 +25,15 @@ pub(super) fn mount(args: &MountArgs) -> Result<Exit, CliError> {
     let scratch = Scratch::make()?;
     let point = mount_point::check(&args.mount_point, &scratch.0, false)?;
     let repo = connect::repo(&args.store, Some(&args.open), &meter)?;
-    let snapshot = repo.snapshot(&args.snapshot, None)?;
+    let snapshot = repo.snapshot(&args.snapshot, args.vault_id.as_deref())?;
     let reader = Arc::new(repo.reader()?);
     let keyring = connect::keyring_of_snapshot(&reader, &snapshot, &args.open.key)?;
+    if journal(&reader, &snapshot)? == Journal::Changes {
+        eprintln!(
+            "envelopefs: the snapshot has changes in a journal, which do not show here: a file may be older than it was, or \
+             not open. Restored and mounted, it has them."
+        );
+    }
     let config = MountConfig {
         source: repo.location().into(),
         read_only: true,

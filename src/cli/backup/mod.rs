@@ -13,10 +13,13 @@ mod progress;
 
 use std::path::Path;
 
-use crate::backup::{Keep, Meter, Restore, RunOptions, SnapshotHook, Verify, restore};
+use crate::backup::{
+    BackupError, Keep, Meter, Repo, Restore, RunOptions, Snapshot, SnapshotHook, Verify, restore, vault_at,
+};
 use crate::format::config::{CONFIG_FILE, VolumeConfig};
+use crate::format::keks::KEKS_FILE;
 use crate::format::names::VAULT_DIR;
-use crate::keys;
+use crate::keys::{self, OpenError};
 
 use super::error::CliError;
 use super::exit::Exit;
@@ -24,6 +27,7 @@ use args::{BackupCommand, ForgetArgs, InitArgs, ListArgs, PruneArgs, RestoreArgs
 use progress::Progress;
 
 pub(super) use args::BackupArgs;
+pub(super) use print::notes;
 
 /// Seconds in a day.
 const DAY: u64 = 86_400;
@@ -49,6 +53,15 @@ fn config_of(vault: &Path) -> Result<(Vec<u8>, VolumeConfig), CliError> {
     Ok((std::fs::read(&path).map_err(CliError::io(&path))?, config))
 }
 
+/// The key-encryption keys as they lie on the disk, in envelope mode.
+fn keks_of(vault: &Path) -> Result<Option<Vec<u8>>, CliError> {
+    let path = vault.join(VAULT_DIR).join(KEKS_FILE);
+    match std::fs::read(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).map_err(CliError::io(&path)),
+    }
+}
+
 fn init(args: &InitArgs) -> Result<Exit, CliError> {
     let (text, config) = config_of(&args.vault)?;
     let keyring = keys::open_vault(&args.vault, &args.key.unlock_vault(&args.vault)?)?;
@@ -57,25 +70,36 @@ fn init(args: &InitArgs) -> Result<Exit, CliError> {
     let meter = Meter::default().into();
     let objects = connect::objects(&args.store, &meter)?;
     let nightly = connect::make_key_file(&key_file)?;
-    let repo = crate::backup::Repo::init(
+    let repo = Repo::init(
         objects,
         &args.store.options(),
         &args.store.cache_dir()?,
         [nightly.as_str(), derived.as_str()],
+        &config.vault_id.to_string(),
         meter,
     )?;
-    repo.put_extras(&text, &print::readme(repo.location(), &config.vault_id.to_string()))?;
+    repo.put_extras(
+        &text,
+        keks_of(&args.vault)?.as_deref(),
+        &print::readme(repo.location(), &config.vault_id.to_string()),
+    )?;
     let keeps = repo.keeps_objects()?;
     print::initialised(args.json, repo.location(), &key_file, keeps);
     Ok(Exit::Ok)
 }
 
 fn store(args: &RunArgs) -> Result<Exit, CliError> {
-    let (text, config) = config_of(&args.vault)?;
+    let (text, config) = match config_of(&args.vault) {
+        // The disk with the vault is not mounted, perhaps: not a good night.
+        Err(CliError::Vault(OpenError::NotAVault(_))) => {
+            return Err(BackupError::NotAVault(args.vault.clone()).into());
+        }
+        other => other.map_err(|e| CliError::NothingStored(Box::new(e)))?,
+    };
     let meter = Meter::default().into();
     let repo = connect::repo(&args.store, None, &meter)?;
     let vault_id = config.vault_id.to_string();
-    repo.put_extras(&text, &print::readme(repo.location(), &vault_id))?;
+    repo.put_extras(&text, keks_of(&args.vault)?.as_deref(), &print::readme(repo.location(), &vault_id))?;
     let days =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_secs() / DAY);
     let hook = args.snapshot_hook.clone().map(|program| SnapshotHook { program });
@@ -107,20 +131,46 @@ fn list(args: &ListArgs) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
+/// The snapshot that is asked for: of the vault that the target is, unless something else is said.
+fn to_restore(args: &RestoreArgs, repo: &Repo) -> Result<Snapshot, CliError> {
+    let there = vault_at(&args.target)?;
+    match repo.snapshot(&args.snapshot, args.vault_id.as_deref().or(there.as_deref())) {
+        // One of another vault is refused by name.
+        Err(BackupError::NoSnapshot(..)) if args.vault_id.is_none() => {
+            Ok(repo.snapshot(&args.snapshot, None)?)
+        }
+        other => Ok(other?),
+    }
+}
+
 fn bring_back(args: &RestoreArgs) -> Result<Exit, CliError> {
     let meter = Meter::default().into();
     let repo = connect::repo(&args.store, Some(&args.open), &meter)?;
-    let snapshot = repo.snapshot(&args.snapshot, args.vault_id.as_deref())?;
+    let snapshot = to_restore(args, &repo)?;
+    if !snapshot.complete {
+        eprintln!(
+            "envelopefs: snapshot {} of {} is incomplete: it lacked something of the vault when it was made",
+            &snapshot.id[..8],
+            snapshot.when
+        );
+    }
     let options = Restore { below: args.path.clone().unwrap_or_default(), jobs: args.jobs };
     let progress = Progress::start(&meter, args.json);
     let done = repo.reader().and_then(|reader| restore(&reader, &snapshot, &args.target, &options, &meter));
     progress.end();
     let done = done?;
     print::restored(args.json, &snapshot, &done, &meter.read());
-    if done.problems.is_empty() {
-        return Ok(Exit::Ok);
+    if !done.problems.is_empty() {
+        let count = done.problems.len();
+        return Err(CliError::Incomplete(format!("{count} entries are not what the snapshot holds")));
     }
-    Err(CliError::Incomplete(format!("{} entries are not what the snapshot holds", done.problems.len())))
+    if !snapshot.complete {
+        return Err(CliError::Incomplete(format!(
+            "all of snapshot {} is there, but it lacked something of the vault when it was made",
+            &snapshot.id[..8]
+        )));
+    }
+    Ok(Exit::Ok)
 }
 
 fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
@@ -132,7 +182,14 @@ fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
         progress.end();
         let report = done?;
         print::deep(args.json, &report);
-        return Ok(if report.faults.is_empty() { Exit::Ok } else { Exit::Faults });
+        return match report.faults.len() {
+            0 => Ok(Exit::Ok),
+            count if report.journal => Err(CliError::Incomplete(format!(
+                "{count} faults that may be none: the snapshot has changes in a journal, which only a mount of what is \
+                 restored brings in. Restore it, mount it, and check that"
+            ))),
+            _ => Ok(Exit::Faults),
+        };
     }
     let found = repo.verify(&Verify { read: args.read.clone() });
     progress.end();

@@ -27,6 +27,12 @@ fn problems(list: &[(PathBuf, String)]) {
     }
 }
 
+pub(in crate::cli) fn notes(list: &[String]) {
+    for note in list {
+        println!("note        {note}");
+    }
+}
+
 /// What lies in the bucket for whoever finds it.
 pub(super) fn readme(location: &str, vault: &str) -> String {
     format!(
@@ -41,7 +47,7 @@ pub(super) fn readme(location: &str, vault: &str) -> String {
          The vault is then DIR/vault. Restore to a filesystem with extended attributes (ext4, XFS, Btrfs, ZFS): on\n\
          any other one restic loses the wrapped keys without a word. Look whether they are there:\n\n\
          \x20 getfattr -d -m user.efs -R DIR/vault\n\n\
-         envelopefs/vault-*.toml are copies of the volume config, which is wrapped.\n"
+         envelopefs/vault-*.toml are copies of the volume config, envelopefs/keks-*.toml of the key-encryption keys; both are wrapped.\n"
     )
 }
 
@@ -115,6 +121,7 @@ pub(super) fn restored(json: bool, snapshot: &Snapshot, done: &Restored, meter: 
     if json {
         return line(&RestoredOf { snapshot, restored: done, meter });
     }
+    notes(&done.notes);
     problems(&done.problems);
     println!("snapshot    {} of {}", short(&snapshot.id), snapshot.when);
     println!("files       {} right ({} were there), {} other entries", done.files, done.kept, done.others);
@@ -129,7 +136,11 @@ pub(super) fn restored(json: bool, snapshot: &Snapshot, done: &Restored, meter: 
     }
     println!(
         "compared    {}",
-        if done.problems.is_empty() { "all is as it was" } else { "not all is as it was" }
+        match (done.problems.is_empty(), snapshot.complete) {
+            (true, true) => "all is as it was",
+            (true, false) => "all is as the snapshot has it, which is incomplete",
+            (false, _) => "not all is as it was",
+        }
     );
 }
 
@@ -160,6 +171,9 @@ pub(super) fn deep(json: bool, report: &DeepReport) {
         return line(report);
     }
     problems(&report.faults);
+    if report.journal {
+        println!("note        the snapshot has changes in a journal, which are not looked at here");
+    }
     println!(
         "snapshot {}: {} files, {} of plaintext opened, {}",
         short(&report.snapshot),

@@ -75,6 +75,7 @@ pub struct Replay {
     files: HashMap<FileId, History>,
     born_since: Option<Time>,
     home: Home,
+    copied: bool,
 }
 
 impl std::fmt::Debug for Replay {
@@ -155,6 +156,7 @@ impl Replay {
         logs.retain(|log| log.header.generation >= oldest);
         let live = logs;
         let newest = live.last().map(|log| log.header);
+        let copied = store.is_copy();
         let mut replay = Self {
             store,
             root,
@@ -163,6 +165,7 @@ impl Replay {
             files: HashMap::new(),
             born_since: newest.map(|h| h.born_since),
             home: newest.map(|h| h.home).unwrap_or_default(),
+            copied,
         };
         for at in 0..replay.logs.len() {
             replay.read_log(at)?;
@@ -186,9 +189,18 @@ impl Replay {
     }
 
     /// Files that are younger may not be durable as they lie. `None`: the page cache of whoever wrote them is still
-    /// this one, and nothing was lost.
+    /// this one, and nothing was lost; or files and logs are copies, so that nobody knows how old they are.
     pub fn suspects_since(&self) -> Option<Time> {
-        if self.home.is_same(&self.store.home()) { None } else { self.born_since }
+        if self.copied || self.is_at_home() { None } else { self.born_since }
+    }
+
+    /// Whether the logs were restored or copied with the files: what is not sure is left as it is, and put aside.
+    pub fn is_copy(&self) -> bool {
+        self.copied
+    }
+
+    fn is_at_home(&self) -> bool {
+        self.home.is_same(&self.store.home())
     }
 
     fn read_log(&mut self, index: usize) -> io::Result<()> {
@@ -274,7 +286,7 @@ impl Replay {
         files.iter_mut().for_each(|(_, history)| history.steps.sort_by_key(|(order, _)| *order));
         let all = files.len();
         let mut images = None;
-        if self.suspects_since().is_none() {
+        if self.is_at_home() {
             // The lower inodes have newer ones.
             files.iter_mut().for_each(|(_, history)| history.modified = None);
         }
@@ -340,6 +352,12 @@ impl Replay {
         for (id, history) in batch.iter().filter(|(_, h)| h.says_something()) {
             let (lower, keys, fresh) = match finder.find(id, history.inode, &history.paths, history.gone) {
                 Found::File(lower, keys, fresh) => (lower, keys, fresh),
+                Found::Missing if self.copied && !history.gone => {
+                    replayed
+                        .refused
+                        .push((*id, "it is not among the files that came with the journal".into()));
+                    continue;
+                }
                 Found::Missing => {
                     replayed.missing += 1;
                     continue;

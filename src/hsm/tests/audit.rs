@@ -27,7 +27,13 @@ fn copied(from: &Path, to: &Path) {
 
 impl Stopped {
     fn new(mut hsm: Hsm) -> Self {
+        // The end of an HSM settles its log a moment after the last hold on it is gone: this one is settled, and ended.
+        hsm.appliance.as_ref().unwrap().settle();
         hsm.stop();
+        let open = || Appliance::open(&hsm.tmp.path().join("hsm"), None, config());
+        while matches!(open(), Err(HsmError::Busy(_))) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         let saved = tempfile::tempdir().unwrap();
         copied(&hsm.tmp.path().join("hsm"), &saved.path().join("hsm"));
         Self { hsm, saved }

@@ -185,7 +185,8 @@ mod tests {
         let changes = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            for _ in 0..4 {
+            // As many as may wait: one more would end each lease.
+            for _ in 0..LongWaits::MOST {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
                         let _going = turnstile.enter_among(&waits);

@@ -356,7 +356,8 @@ fn a_stopped_repair_goes_on() {
     let counting = Counting::default();
     check::repair(&top, &keyring, 2, None, &counting);
     let looked_at = counting.0.load(Ordering::Relaxed);
-    assert!((1..60).contains(&looked_at), "{looked_at} of 80 files were looked at again");
+    // What is known to be done ends before the slower of the two, which may have come far less than half the way.
+    assert!((1..80).contains(&looked_at), "{looked_at} of 80 files were looked at again");
 
     let mut forged = kept;
     *forged.last_mut().unwrap() ^= 1;

@@ -175,6 +175,9 @@ fn a_journal_that_waits_is_left_alone() {
     home.umount(&mnt);
     assert_eq!(&there, b"acknowledged");
     home.ok(&["backup", "restore", "--path", &large, "REPO", "vault"]);
+    // Names of the ciphertext may begin so: it is one that is not there, not an option.
+    let told = home.ends(1, &["backup", "restore", "--path", "-2xDtoNAAxyax", "REPO", "vault"]);
+    assert!(told.contains("-2xDtoNAAxyax") && !told.contains("Usage"), "{told}");
 }
 
 /// Mounts the vault, has something done, and kills the daemon, so that its journal stays.

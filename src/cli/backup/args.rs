@@ -195,7 +195,8 @@ pub(super) struct RestoreArgs {
     pub(super) vault_id: Option<String>,
     /// This file or directory of the ciphertext only. A target that is no vault gets the directories above it and the volume
     /// config too; one that is a vault keeps its own.
-    #[arg(long, value_name = "PATH")]
+    // Names of the ciphertext may begin with a hyphen.
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub(super) path: Option<PathBuf>,
     /// Files that are written at once.
     #[arg(long, value_name = "N", default_value_t = 4)]

@@ -18,8 +18,8 @@ use super::error::{BackupError, StoreFault};
 use super::repo::sha256;
 use super::s3::{Background, Objects, Put};
 
-/// Whole packs are kept up to this size together: four of the usual size.
-const KEPT: usize = 128 << 20;
+/// Whole packs are kept up to this size together: three of the usual size.
+const KEPT: usize = 96 << 20;
 
 /// An object whose content is not what its name says is fetched so often.
 const TRIES: usize = 4;

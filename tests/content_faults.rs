@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/lower.rs"]
+mod lower;
+
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,6 +17,7 @@ use envelopefs::crypto::{DataKey, FileKeys, JournalRoot, Secret, VaultKey};
 use envelopefs::format::ids::FileId;
 use envelopefs::format::journal::{Home, Time};
 use envelopefs::vault::{JournalStore, LowerFile};
+use lower::{Call, Watched};
 
 /// A lower file in memory that is full at the n-th change.
 #[derive(Clone)]
@@ -151,49 +155,18 @@ fn a_full_disk_loses_nothing_that_was_there() {
     assert!(reached > STEPS.len(), "only {reached} changes: the test does not reach what it means to");
 }
 
-/// A lower file whose disk cannot be read any more.
-struct BadDisk(FullDisk);
-
-impl LowerFile for BadDisk {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        match offset {
-            0 => self.0.read_at(buf, offset),
-            _ => Err(io::Error::from_raw_os_error(libc::EIO)),
-        }
-    }
-
-    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.0.write_at(bufs, offset)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.reserve(offset, len)
-    }
-
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.punch(offset, len)
-    }
-
-    fn sync(&self, _data_only: bool) -> io::Result<()> {
-        Err(io::Error::from_raw_os_error(libc::EIO))
-    }
-}
-
 /// An I/O error of the lower disk is told as that, not as an attack; what need not be read still works.
 #[test]
 fn an_io_error_of_the_disk_is_told_as_one() {
     let disk = FullDisk::new(libc::ENOSPC);
     let file = File::create(Box::new(disk.clone()), keys()).unwrap();
     file.write(0, &[7; 20_000]).unwrap();
-    let file = File::open(Box::new(BadDisk(disk)), keys()).unwrap();
+    // Beyond the first page, which is read when it is opened, the disk cannot be read any more.
+    let bad = |call: Call| match call {
+        Call::Read(0) => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::EIO)),
+    };
+    let file = File::open(Box::new(Watched(disk, bad)), keys()).unwrap();
     let eio = |outcome: Result<(), ContentError>| {
         assert!(matches!(&outcome, Err(ContentError::Io(e)) if e.raw_os_error() == Some(libc::EIO)));
     };

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/lower.rs"]
+mod lower;
+
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,6 +15,7 @@ use envelopefs::crypto::{DataKey, FileKeys, Secret};
 use envelopefs::format::ids::FileId;
 use envelopefs::format::layout::disk_len;
 use envelopefs::vault::LowerFile;
+use lower::Watched;
 use proptest::prelude::*;
 
 /// A lower file in memory, shared between openings.
@@ -294,41 +298,6 @@ fn leaders_hold_across_gibibytes() {
     assert!(reopen().write(16 << 40, b"x").is_err(), "beyond 16 TiB");
 }
 
-/// A lower file on a disk that takes its time to read.
-struct SlowDisk(envelopefs::vault::DiskFile, Arc<AtomicUsize>);
-
-impl LowerFile for SlowDisk {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(10));
-        self.0.read_at(buf, offset)
-    }
-
-    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.0.write_at(bufs, offset)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.reserve(offset, len)
-    }
-
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.punch(offset, len)
-    }
-
-    fn sync(&self, data_only: bool) -> io::Result<()> {
-        self.0.sync(data_only)
-    }
-}
-
 /// A search for data that looks at many map pages keeps no change off: a write that takes the file for itself gets in.
 #[test]
 fn a_long_search_lets_changes_in() {
@@ -339,7 +308,15 @@ fn a_long_search_lets_changes_in() {
     file.write(SPANS as u64 * GIB - 4096, &pattern(4096, 1)).unwrap();
     drop(file);
     let reads = Arc::new(AtomicUsize::new(0));
-    let disk = SlowDisk(envelopefs::vault::DiskFile(temp.reopen().unwrap()), Arc::clone(&reads));
+    let slow = {
+        let reads = Arc::clone(&reads);
+        move |_| {
+            reads.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(10));
+            Ok(())
+        }
+    };
+    let disk = Watched(envelopefs::vault::DiskFile(temp.reopen().unwrap()), slow);
     let file = File::open(Box::new(disk), keys()).unwrap();
     std::thread::scope(|scope| {
         let search = scope.spawn(|| file.seek_data(0).unwrap());

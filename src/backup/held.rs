@@ -6,24 +6,22 @@
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::daemon::Daemon;
 use super::walk::Entry;
 use crate::format::names::TMP_PREFIX;
+use crate::vault::copy::copy_data;
 use crate::vault::entry;
 
 /// Copies up to this length are kept in memory.
 const SMALL: u64 = 1 << 20;
 /// How long a lease lasts (`fs::leases`): what is not copied by then was not kept.
 pub(super) const HOLD: Duration = Duration::from_secs(5);
-/// Bytes copied between two looks at the clock.
-const STEP: usize = 1 << 20;
 /// What a copy leaves free where it lies: one part in so many of the filesystem.
 const SPARE: u64 = 20;
 
@@ -100,7 +98,7 @@ fn bytes_of(entry: &Entry, dir: &Path, until: Instant) -> io::Result<Copy> {
     // Where both lie on one filesystem that can, they share what they hold.
     if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
         has_room(&to, entry.stat.blocks.saturating_mul(512))?;
-        copy_data(&to, &from, len, until)?;
+        same_length(copy_data(&to, &from, len, in_time(until, len))?, len)?;
         same_length(from.metadata()?.len(), len)?;
     }
     same_length(to.metadata()?.len(), len)?;
@@ -112,6 +110,17 @@ fn same_length(copied: u64, len: u64) -> io::Result<()> {
     if copied == len { Ok(()) } else { Err(io::Error::other(format!("{copied} of {len} bytes were copied"))) }
 }
 
+/// Lets a copy of so many bytes go on until then.
+fn in_time(until: Instant, len: u64) -> impl FnMut(u64) -> io::Result<()> {
+    move |at| {
+        if Instant::now() < until {
+            return Ok(());
+        }
+        let told = format!("{at} of {len} bytes were copied when its time was over");
+        Err(io::Error::new(io::ErrorKind::TimedOut, told))
+    }
+}
+
 /// Refuses a copy of so many bytes that would leave little to others.
 fn has_room(to: &File, need: u64) -> io::Result<()> {
     let fs = rustix::fs::fstatvfs(to)?;
@@ -120,38 +129,6 @@ fn has_room(to: &File, need: u64) -> io::Result<()> {
     if free.saturating_sub(spare) < need {
         let told = format!("a copy takes {need} bytes, and {free} are free in the cache directory");
         return Err(io::Error::new(io::ErrorKind::StorageFull, told));
-    }
-    Ok(())
-}
-
-/// Copies what is data until `until`; holes stay holes.
-fn copy_data(to: &File, from: &File, len: u64, until: Instant) -> io::Result<()> {
-    to.set_len(len)?;
-    let mut buffer = vec![0; STEP];
-    let mut at = 0;
-    while at < len {
-        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
-            Err(Errno::NXIO) => break,
-            // A filesystem that does not tell: all of it is data.
-            Err(Errno::INVAL) => at,
-            other => other?,
-        };
-        let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(len).min(len);
-        at = start;
-        while at < end {
-            if Instant::now() >= until {
-                let told = format!("{at} of {len} bytes were copied when its time was over");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, told));
-            }
-            let want = STEP.min(usize::try_from(end - at).unwrap_or(STEP));
-            let part = buffer.get_mut(..want).unwrap_or_default();
-            let got = from.read_at(part, at)?;
-            if got == 0 {
-                return same_length(at, len);
-            }
-            to.write_all_at(part.get(..got).unwrap_or_default(), at)?;
-            at += got as u64;
-        }
     }
     Ok(())
 }
@@ -177,7 +154,7 @@ fn nameless(dir: &Path) -> rustix::io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{FileExt, MetadataExt};
 
     use super::super::walk::Tree;
     use super::*;
@@ -237,7 +214,7 @@ mod tests {
         assert!(large.metadata().unwrap().blocks() * 512 < 1 << 20);
         let file = File::open(base.path().join("file")).unwrap();
         let to = File::from(nameless(base.path()).unwrap());
-        let late = copy_data(&to, &file, LEN, Instant::now()).unwrap_err();
+        let late = copy_data(&to, &file, LEN, in_time(Instant::now(), LEN)).unwrap_err();
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
         assert!(has_room(&to, 1 << 20).is_ok());
         assert_eq!(has_room(&to, u64::MAX).unwrap_err().kind(), io::ErrorKind::StorageFull);

@@ -4,6 +4,7 @@
 //! follows a symlink of the lower filesystem. Errors are the system's own ([`rustix::io::Errno`]).
 
 pub mod access;
+pub mod copy;
 pub mod direct;
 pub mod entry;
 pub mod file;

@@ -9,18 +9,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, SeekFrom, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::{Errno, Result};
 use serde::Serialize;
 
 use crate::format::names::{LOST_FOUND, VAULT_DIR};
+use crate::vault::copy::copy_data;
 use crate::vault::sidecar::errno;
 use crate::vault::{LowerStat, access, entry, stat, xattr};
 
 /// Ends the name of a note.
 const NOTE: &str = ".json";
-/// Bytes copied at once.
-const CHUNK: usize = 1 << 20;
 /// Names tried for one object.
 const TRIES: u32 = 10_000;
 
@@ -147,7 +146,7 @@ fn seconds() -> u64 {
 fn fill(copy: &File, from: &File, at: &LowerStat) -> Result<()> {
     // Shared extents cost no space and no time where the filesystem has them.
     if rustix::fs::ioctl_ficlone(copy, from).is_err() {
-        copy_data(copy, from, at.size).map_err(errno)?;
+        copy_data(copy, from, at.size, |_| Ok(())).map_err(errno)?;
     }
     for name in xattr::list(from)? {
         let value = xattr::get(from, &name)?;
@@ -166,31 +165,4 @@ fn fill(copy: &File, from: &File, at: &LowerStat) -> Result<()> {
     let times = Timestamps { last_access: spec(at.atime), last_modification: spec(at.mtime) };
     rustix::fs::utimensat(CWD, crate::vault::proc_path(copy), &times, AtFlags::empty())?;
     rustix::fs::fsync(copy)
-}
-
-/// Copies what is data; holes stay holes.
-fn copy_data(copy: &File, from: &File, size: u64) -> io::Result<()> {
-    copy.set_len(size)?;
-    let mut buffer = vec![0; CHUNK];
-    let mut at = 0;
-    while at < size {
-        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
-            Err(Errno::NXIO) => break,
-            // A filesystem that does not tell: all of it is data.
-            Err(Errno::INVAL) => at,
-            other => other?,
-        };
-        let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(size);
-        at = start;
-        while at < end {
-            let want = CHUNK.min(usize::try_from(end - at).unwrap_or(CHUNK));
-            let got = from.read_at(&mut buffer[..want], at)?;
-            if got == 0 {
-                return Ok(());
-            }
-            copy.write_all_at(&buffer[..got], at)?;
-            at += got as u64;
-        }
-    }
-    Ok(())
 }

@@ -46,7 +46,7 @@ pub(super) fn run(command: &QuorumCommand, hsm: &Manager) -> Answer {
     Ok(match command {
         TokenSignCommand::Generate { service, token, filter } => {
             let key = filter.as_deref().map(|f| find(hsm, f)).transpose()?;
-            let file = hsm.quorum_generate((*service).into(), key)?;
+            let file = hsm.quorum_generate(*service, key)?;
             write(token, file.as_bytes())?;
             json!({ "path": token })
         }

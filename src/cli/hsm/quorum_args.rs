@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::hsm::{Hash, Service, Sharing, Signature};
@@ -101,7 +102,7 @@ pub(super) enum TokenSignCommand {
     Generate {
         /// What it is good for.
         #[arg(long)]
-        service: ServiceName,
+        service: Service,
         /// The file.
         #[arg(long, value_name = "FILE")]
         token: PathBuf,
@@ -163,32 +164,20 @@ impl From<ValuedService> for Service {
 }
 
 /// What tokens are good for.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum ServiceName {
-    /// user create, delete, change-password.
-    User,
-    /// quorum token-sign set-quorum-value.
-    Quorum,
-    /// cluster add, remove, initialize.
-    Cluster,
-    /// key wrap, unwrap, export, rotate, share, unshare, set-attribute.
-    KeyManagement,
-    /// crypto sign.
-    KeyUsage,
-    /// user change-quorum token-sign register.
-    Registration,
-}
+impl ValueEnum for Service {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::User, Self::Quorum, Self::Cluster, Self::KeyManagement, Self::KeyUsage, Self::Registration]
+    }
 
-impl From<ServiceName> for Service {
-    fn from(name: ServiceName) -> Self {
-        match name {
-            ServiceName::User => Self::User,
-            ServiceName::Quorum => Self::Quorum,
-            ServiceName::Cluster => Self::Cluster,
-            ServiceName::KeyManagement => Self::KeyManagement,
-            ServiceName::KeyUsage => Self::KeyUsage,
-            ServiceName::Registration => Self::Registration,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(match self {
+            Self::User => "user create, delete, change-password",
+            Self::Quorum => "quorum token-sign set-quorum-value",
+            Self::Cluster => "cluster add, remove, initialize",
+            Self::KeyManagement => "key wrap, unwrap, export, rotate, share, unshare, set-attribute",
+            Self::KeyUsage => "crypto sign",
+            Self::Registration => "user change-quorum token-sign register",
+        }))
     }
 }
 

@@ -118,7 +118,8 @@ pub(super) struct MountArgs {
     /// Let other users in; the kernel checks permissions.
     #[arg(long, help_heading = "Mount")]
     pub(super) allow_other: bool,
-    /// Other hosts may have the vault mounted too: cache nothing; locks go to the filesystem below.
+    /// Other hosts may have the vault mounted too: keep nothing of names and contents for longer than a second; locks go to
+    /// the filesystem below.
     #[arg(long, help_heading = "Mount")]
     pub(super) shared: bool,
     /// Mount over a directory that is not empty.
@@ -138,7 +139,7 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "WHAT", value_parser = ["plaintext", "ciphertext"], default_value = "plaintext", help_heading = "Mount")]
     pub(super) view: String,
     /// Options as mount(8) takes them: ro, noatime, allow_other, suid, dev, noexec, shared, no-journal, direct-lower,
-    /// transport=WAY, key_cache=SECONDS, kms-dir=DIR, ...
+    /// transport=WAY, key_cache=SECONDS, prefetch-keys=N, kms-dir=DIR, no-sandbox, ... (docs/CLI.md has them all).
     #[arg(long, short, value_name = "LIST", value_delimiter = ',', help_heading = "Mount")]
     pub(super) options: Vec<String>,
     #[command(flatten)]
